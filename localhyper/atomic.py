@@ -1,0 +1,92 @@
+"""Write a file so that a reader sees the old content or the new, never half of either.
+
+Every file localhyper keeps (adapters, bundles, the library, settings, downloads) goes through here:
+a temporary file in the same folder, fsync, rename. It knows nothing about what is inside the files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lend a temporary path next to `path`; rename it over `path` when the block ends well.
+
+    When the block raises, the temporary file is removed and an existing `path` stays as it was.
+    The folder is created if it is missing. The temporary file exists and is empty, and readable
+    by the owner only; the finished file gets the permissions of the file it replaces, or the usual ones.
+
+    Args:
+        path: the final path; a symbolic link is followed, so that the link survives.
+
+    Yields:
+        The temporary path. The block must leave a regular file there.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    final = Path(os.path.realpath(path))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{final.name[:80]}.", suffix=".tmp", dir=final.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        _sync(temporary)
+        os.chmod(temporary, _mode_for(final))
+        os.replace(temporary, final)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(final.parent)
+
+
+def write_bytes_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:
+    """Write `data` to `path` all or nothing.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; the old file is then untouched.
+    """
+    with atomic_path(path) as temporary, open(temporary, "wb") as out:
+        out.write(data)
+
+
+def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` to `path` as UTF-8, all or nothing, with newlines left as they are.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full; the old file is then untouched.
+        UnicodeEncodeError: the text holds lone surrogates.
+    """
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def _mode_for(final: Path) -> int:
+    """Permissions for the finished file: those of the file it replaces, else what the umask allows."""
+    try:
+        return final.stat().st_mode & 0o777
+    except FileNotFoundError:
+        umask = os.umask(0o077)
+        os.umask(umask)
+        return 0o666 & ~umask
+
+
+def _sync(path: Path) -> None:
+    """Push a file's content to the disk before it takes its final name."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Push the rename itself to the disk, where the system lets a folder be opened."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
