@@ -1,0 +1,22 @@
+"""What a format reader gives back. Knows no format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """Text of one file before cleaning.
+
+    Attributes:
+        text: Paragraphs separated by blank lines, headings led by `#`, table rows on lines of their own.
+        title: The file's own title; empty when it has none.
+        notes: What was left out and why, for people.
+        empty_hint: What to do about it when there turns out to be no text.
+    """
+
+    text: str
+    title: str = ""
+    notes: tuple[str, ...] = ()
+    empty_hint: str = ""
