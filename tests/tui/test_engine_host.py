@@ -1,0 +1,156 @@
+"""The engine thread without any screen: order of events, cancelling, failures, closing."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import pytest
+
+from localhyper.engine import ChatMessage, Sampling
+from localhyper.errors import ModelError
+from localhyper.progress import Progress, ProgressCallback
+from localhyper.tui.engine_host import (
+    AskRequest,
+    HostEvent,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    LoadStarted,
+    ReplyDone,
+    ReplyFailed,
+    ReplyPiece,
+    ReplyStarted,
+    ThreadEngineHost,
+)
+from tests.tui.fake_engine import FakeEngine, Script
+
+
+def request(number: int) -> AskRequest:
+    return AskRequest(number, (ChatMessage("user", f"question {number}"),), Sampling())
+
+
+class Watched:
+    """A started host whose events can be waited for."""
+
+    def __init__(self, script: Script | None = None, errors: list[Exception] | None = None) -> None:
+        self.engine = FakeEngine(script or Script(replies=("four letters",)))
+        self.errors = errors or []
+        self.events: queue.Queue[HostEvent] = queue.Queue()
+        self.host = ThreadEngineHost(self._load)
+        self.host.start(self.events.put)
+
+    def _load(self, report: ProgressCallback) -> FakeEngine:
+        report(Progress("loading", 1, 2, "a model"))
+        if self.errors:
+            raise self.errors.pop(0)
+        return self.engine
+
+    def until(self, kind: type[HostEvent]) -> list[HostEvent]:
+        """All events up to the next one of `kind`."""
+        events = [self.events.get(timeout=10)]
+        while not isinstance(events[-1], kind):
+            events.append(self.events.get(timeout=10))
+        return events
+
+
+def test_load_and_reply_come_as_events_in_order_from_one_thread() -> None:
+    watched = Watched()
+    assert [type(event) for event in watched.until(Loaded)] == [LoadStarted, LoadProgress, Loaded]
+    watched.host.ask(request(7))
+    events = watched.until(ReplyDone)
+    assert isinstance(events[0], ReplyStarted)
+    assert "".join(event.text for event in events if isinstance(event, ReplyPiece)) == "four letters"
+    assert {getattr(event, "request_id", None) for event in events} == {7}
+    assert watched.host.close(10)
+    assert watched.engine.closed == 1
+    assert watched.engine.threads == {"localhyper-engine"}
+
+
+def test_two_questions_never_run_at_once_and_a_waiting_one_is_dropped_at_once() -> None:
+    gate = threading.Event()
+    watched = Watched(Script(replies=("a long reply",), gate=gate))
+    watched.host.ask(request(1))
+    watched.until(ReplyPiece)
+    watched.host.ask(request(2))
+    watched.host.cancel(2)
+    assert watched.events.get(timeout=10) == ReplyDone(2, None)
+    assert len(watched.engine.asked) == 1
+    gate.set()
+    done = watched.until(ReplyDone)[-1]
+    assert isinstance(done, ReplyDone) and done.request_id == 1
+    watched.host.close(10)
+    assert len(watched.engine.asked) == 1
+
+
+def test_cancel_is_done_only_when_the_engine_says_so() -> None:
+    stop_gate = threading.Event()
+    watched = Watched(Script(replies=("a long reply",), gate=threading.Event(), stop_gate=stop_gate))
+    watched.host.ask(request(1))
+    watched.until(ReplyPiece)
+    watched.host.cancel(1)
+    with pytest.raises(queue.Empty):
+        watched.events.get(timeout=0.2)
+    stop_gate.set()
+    done = watched.events.get(timeout=10)
+    assert isinstance(done, ReplyDone) and done.stats is not None and done.stats.finish_reason == "cancelled"
+    watched.host.close(10)
+
+
+def test_cancelling_what_is_over_or_never_was_does_nothing() -> None:
+    watched = Watched()
+    watched.host.ask(request(1))
+    watched.until(ReplyDone)
+    watched.host.cancel(1)
+    watched.host.cancel(99)
+    watched.host.ask(request(2))
+    assert watched.until(ReplyDone)[-1].request_id == 2  # type: ignore[union-attr]
+    watched.host.close(10)
+
+
+def test_known_errors_carry_their_hint_and_others_their_traceback() -> None:
+    watched = Watched(Script(replies=(KeyError("x"), "fine")), errors=[ModelError("no model", "fetch it")])
+    failed = watched.until(LoadFailed)[-1]
+    assert isinstance(failed, LoadFailed)
+    assert (failed.failure.message, failed.failure.hint, failed.failure.unexpected) == ("no model", "fetch it", False)
+    watched.host.ask(request(1))
+    defect = watched.until(ReplyFailed)[-1]
+    assert isinstance(defect, ReplyFailed) and defect.failure.unexpected
+    assert "Traceback" in defect.failure.details and "KeyError" in defect.failure.message
+    watched.host.ask(request(2))
+    watched.until(ReplyDone)
+    watched.host.close(10)
+
+
+def test_reload_frees_the_old_engine_first() -> None:
+    watched = Watched()
+    watched.until(Loaded)
+    watched.host.reload()
+    watched.until(Loaded)
+    assert watched.engine.closed == 1
+    watched.host.close(10)
+    assert watched.engine.closed == 2
+
+
+def test_close_says_so_when_the_thread_does_not_come_back_and_works_a_second_time() -> None:
+    stop_gate = threading.Event()
+    watched = Watched(Script(replies=("a long reply",), gate=threading.Event(), stop_gate=stop_gate))
+    watched.host.ask(request(1))
+    watched.until(ReplyPiece)
+    assert not watched.host.close(0.1)
+    stop_gate.set()
+    assert watched.host.close(10)
+    assert watched.engine.closed == 1
+
+
+def test_close_before_start_and_a_post_to_an_app_that_has_gone_are_harmless() -> None:
+    assert ThreadEngineHost(lambda report: FakeEngine()).close(1)
+
+    def gone(event: HostEvent) -> None:
+        raise RuntimeError("event loop is closed")
+
+    engine = FakeEngine()
+    host = ThreadEngineHost(lambda report: engine)
+    host.start(gone)
+    host.ask(request(1))
+    assert host.close(10)
