@@ -1,0 +1,362 @@
+"""Adapter files: `LoraWeights` to and from `adapter.gguf`, and the check of any adapter against a base model.
+
+The layout is llama.cpp's own (`--lora` takes the file), plus our metadata under `localhyper.*`. `LoraWeights` are
+defined in that layout: a `[rank, d_in]`, b `[d_out, rank]`, rows of b in the row order of the *GGUF* base.
+Knows no native code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localhyper.atomic import atomic_path
+from localhyper.base_header import module_shapes, read_base_header
+from localhyper.engine import BaseModelInfo
+from localhyper.errors import AdapterError
+from localhyper.gguf_header import MAX_NAME_BYTES, GgufHeader, HeaderError, TensorEntry, read_header, shown
+from localhyper.lora import FloatArray, LoraTarget, LoraWeights
+
+MAX_RANK = 1 << 14
+MAX_TEXT = 1 << 12
+_PREFIX = "localhyper."
+_ALPHA = "adapter.lora.alpha"
+_WRONG_BASE = "make the adapter again for this base model, or switch to the base it was made for"
+# All exponent bits set = infinite or not a number.
+_EXPONENTS = {
+    "F16": (np.uint16, np.uint16(0x7C00)),
+    "BF16": (np.uint16, np.uint16(0x7F80)),
+    "F32": (np.uint32, np.uint32(0x7F800000)),
+}
+_DAMAGED = "make the adapter again from its source"
+
+
+@dataclass(frozen=True)
+class AdapterMetadata:
+    """Where an adapter comes from; stored under `localhyper.<field>`.
+
+    Attributes:
+        name: Name in the library.
+        source_title: Title of the document.
+        source_kind: Its kind (`pdf`, `text`, …).
+        source_sha256: Hex digest of its text.
+        source_tokens: Tokens it was read as.
+        source_chunks: Chunks it was cut into.
+        hypernetwork_name: Name in the hypernetwork's bundle.
+        hypernetwork_sha256: Hex digest of the bundle.
+        base_fingerprint: `BaseModelInfo.fingerprint` of the base it was made for; empty in foreign adapters.
+        rank: Rank of its matrices.
+        energy_kept: Share of squared norm that recompression kept, 1.0 = lossless.
+        made_at: ISO 8601 time in UTC.
+    """
+
+    name: str = ""
+    source_title: str = ""
+    source_kind: str = ""
+    source_sha256: str = ""
+    source_tokens: int = 0
+    source_chunks: int = 0
+    hypernetwork_name: str = ""
+    hypernetwork_sha256: str = ""
+    base_fingerprint: str = ""
+    rank: int = 0
+    energy_kept: float = 1.0
+    made_at: str = ""
+
+
+def permute_for_base(b: FloatArray, head_count: int, architecture: str) -> FloatArray:
+    """Reorder the rows of b for `attn_q` or `attn_k` from Hugging Face's order to GGUF's.
+
+    The converter of llama-type bases interleaves the two halves of each head for llama.cpp's rotary embedding; other
+    architectures keep the order, and so do all other modules.
+
+    Args:
+        b: float32 [..., d_out, rank] in Hugging Face order.
+        head_count: Heads the rows belong to: all heads for `attn_q`, the key/value heads for `attn_k`.
+        architecture: GGUF architecture of the base.
+    """
+    if architecture != "llama":
+        return b
+    rows, rank = b.shape[-2:]
+    halves = b.reshape(*b.shape[:-2], head_count, 2, rows // head_count // 2, rank)
+    return np.ascontiguousarray(np.swapaxes(halves, -3, -2)).reshape(b.shape)
+
+
+def write_adapter(
+    path: Path,
+    weights: LoraWeights,
+    base: BaseModelInfo,
+    metadata: AdapterMetadata,
+    dtype: Literal["f16", "f32"] = "f16",
+) -> None:
+    """Write an adapter atomically. Alpha = rank, so that llama.cpp's alpha / rank is 1: all scaling is in b.
+
+    Raises:
+        AdapterError: The weights do not fit the base, are not finite, or their targets differ in rank.
+    """
+    rank = _common_rank(weights, path)
+    arrays = _tensor_arrays(weights, base, dtype)
+    try:
+        with atomic_path(path) as temporary:
+            _write_gguf(temporary, base.architecture, float(rank), metadata, arrays)
+    except OSError as error:
+        message = f"cannot write `{path}`: {error.strerror}"
+        raise AdapterError(message, "check the folder, its permissions and the space left") from error
+
+
+def _write_gguf(
+    path: Path, architecture: str, alpha: float, metadata: AdapterMetadata, arrays: Mapping[str, NDArray[np.floating]]
+) -> None:
+    import gguf
+
+    writer = gguf.GGUFWriter(path, architecture)
+    try:
+        writer.add_type(gguf.GGUFType.ADAPTER)
+        writer.add_name(metadata.name)
+        writer.add_string("adapter.type", "lora")
+        writer.add_float32(_ALPHA, alpha)
+        for key, value in _metadata_items(metadata):
+            _add_value(writer, key, value)
+        for name, array in arrays.items():
+            writer.add_tensor(name, array)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+    finally:
+        writer.close()
+
+
+def _metadata_items(metadata: AdapterMetadata) -> list[tuple[str, str | int | float]]:
+    return [(_PREFIX + field.name, getattr(metadata, field.name)) for field in fields(metadata)]
+
+
+def _add_value(writer: object, key: str, value: str | int | float) -> None:
+    add = {str: "add_string", int: "add_uint64", float: "add_float64"}[type(value)]
+    getattr(writer, add)(key, value)
+
+
+def _common_rank(weights: LoraWeights, path: Path) -> int:
+    """The one rank of all targets: one alpha stands for the whole file."""
+    ranks = {target.rank for target in weights.targets.values()}
+    if len(ranks) != 1:
+        raise AdapterError(f"cannot write `{path.name}`: its targets have ranks {sorted(ranks)}, wanted one rank")
+    rank = ranks.pop()
+    if not 1 <= rank <= MAX_RANK:
+        raise AdapterError(f"cannot write `{path.name}`: rank {rank}, wanted 1 to {MAX_RANK}")
+    return rank
+
+
+def _tensor_arrays(weights: LoraWeights, base: BaseModelInfo, dtype: str) -> dict[str, NDArray[np.floating]]:
+    """GGUF tensor name to a numpy matrix, checked against the base."""
+    shapes = _base_shapes(base)
+    numpy_type = np.float16 if dtype == "f16" else np.float32
+    arrays: dict[str, NDArray[np.floating]] = {}
+    for module, target in weights.targets.items():
+        for row, block in enumerate(target.layers):
+            tensor = f"blk.{block}.{module}.weight"
+            wanted = shapes.get(tensor)
+            got = (target.a.shape[2], target.b.shape[1])
+            if wanted != got:
+                raise AdapterError(f"weights for `{tensor}` take {got[0]} to {got[1]} values, the base has {wanted}")
+            for half, matrix in (("lora_a", target.a[row]), ("lora_b", target.b[row])):
+                with np.errstate(over="ignore"):
+                    array: NDArray[np.floating] = np.ascontiguousarray(matrix.astype(numpy_type))
+                if not np.isfinite(array).all():
+                    raise AdapterError(f"weights for `{tensor}.{half}` are not finite as {dtype}")
+                arrays[f"{tensor}.{half}"] = array
+    return arrays
+
+
+def _base_shapes(base: BaseModelInfo) -> Mapping[str, tuple[int, ...]]:
+    """Tensor shapes of the base, from its file when it is there, else from what `BaseModelInfo` tells."""
+    if base.path.is_file():
+        return read_base_header(base.path).shapes
+    width = base.hidden_size // base.head_count
+    modules = module_shapes(base, width, width)
+    return {f"blk.{i}.{name}.weight": shape for i in range(base.block_count) for name, shape in modules.items()}
+
+
+def _read_adapter_header(path: Path) -> GgufHeader:
+    try:
+        if not path.is_file():
+            raise AdapterError(
+                f"adapter file `{path}` does not exist", "`localhyper adapters list` shows what there is"
+            )
+        header = read_header(path)
+    except HeaderError as error:
+        raise AdapterError(f"adapter `{path.name}` is unusable: {error}", _DAMAGED) from error
+    except OSError as error:
+        raise AdapterError(f"adapter `{path}` cannot be read: {error.strerror}", "check its permissions") from error
+    for key, wanted in (("general.type", "adapter"), ("adapter.type", "lora")):
+        if header.text(key) != wanted:
+            raise AdapterError(
+                f"`{path.name}` is no LoRA adapter: `{key}` is `{shown(header.text(key), 40)}`, wanted `{wanted}`",
+                "name an adapter made by `localhyper attach` or by llama.cpp's converter",
+            )
+    alpha = header.metadata.get(_ALPHA, 0.0)
+    if isinstance(alpha, bool) or not isinstance(alpha, float) or not np.isfinite(alpha):
+        raise AdapterError(f"adapter `{path.name}` has `{_ALPHA}` {str(alpha)[:40]}, wanted a finite float32", _DAMAGED)
+    return header
+
+
+def read_metadata(path: Path) -> AdapterMetadata:
+    """Our metadata of an adapter; defaults stand for what a foreign adapter does not have.
+
+    Raises:
+        AdapterError: Missing, damaged, or not a LoRA adapter.
+    """
+    return _metadata_of(_read_adapter_header(path))
+
+
+def _metadata_of(header: GgufHeader) -> AdapterMetadata:
+    found: dict[str, str | int | float] = {}
+    for field in fields(AdapterMetadata):
+        value = header.metadata.get(_PREFIX + field.name)
+        if value is None:
+            continue
+        kind = type(field.default)
+        if isinstance(value, bool | tuple) or not isinstance(value, kind):
+            raise AdapterError(f"adapter `{header.path.name}` has a wrong `{_PREFIX}{field.name}`", _DAMAGED)
+        found[field.name] = shown(value, MAX_TEXT) if isinstance(value, str) else value
+    found.setdefault("name", shown(header.text("general.name")) or header.path.stem)
+    return AdapterMetadata(**found)  # type: ignore[arg-type]  # each value's type was compared with its field's
+
+
+def read_adapter(path: Path) -> tuple[LoraWeights, AdapterMetadata]:
+    """Weights (float32, alpha / rank folded into b) and metadata of an adapter.
+
+    Raises:
+        AdapterError: Missing, damaged, not a LoRA adapter, or with targets `LoraWeights` cannot hold.
+    """
+    header = _read_adapter_header(path)
+    pairs = _pairs(header)
+    grouped: dict[str, dict[int, tuple[FloatArray, FloatArray]]] = {}
+    for tensor, (entry_a, entry_b) in pairs.items():
+        block, module = _split_name(tensor, path)
+        a, b = _load(entry_a, path), _load(entry_b, path)
+        grouped.setdefault(module, {})[block] = (a, b * np.float32(_effective_scale(header, entry_b)))
+    return LoraWeights({module: _stack(module, blocks, path) for module, blocks in grouped.items()}), _metadata_of(
+        header
+    )
+
+
+def _effective_scale(header: GgufHeader, entry_b: TensorEntry) -> float:
+    alpha = header.metadata.get(_ALPHA, 0.0)
+    return float(alpha) / entry_b.shape[0] if isinstance(alpha, float) and alpha != 0.0 else 1.0
+
+
+def _split_name(tensor: str, path: Path) -> tuple[int, str]:
+    parts = tensor.split(".")
+    if len(parts) != 4 or parts[0] != "blk" or not parts[1].isdecimal() or parts[3] != "weight":
+        raise AdapterError(f"adapter `{path.name}` changes `{shown(tensor)}`, which is no matrix of a block")
+    return int(parts[1]), parts[2]
+
+
+def _stack(module: str, blocks: Mapping[int, tuple[FloatArray, FloatArray]], path: Path) -> LoraTarget:
+    order = tuple(sorted(blocks))
+    if len({(blocks[i][0].shape, blocks[i][1].shape) for i in order}) != 1:
+        raise AdapterError(f"adapter `{path.name}` has different shapes for `{module}` in different blocks")
+    return LoraTarget(order, np.stack([blocks[i][0] for i in order]), np.stack([blocks[i][1] for i in order]))
+
+
+def _pairs(header: GgufHeader) -> dict[str, tuple[TensorEntry, TensorEntry]]:
+    """Base tensor name to its (a, b); every tensor of the file belongs to a complete pair."""
+    halves: dict[str, dict[str, TensorEntry]] = {}
+    for entry in header.tensors:
+        name, dot, half = entry.name.rpartition(".")
+        if not dot or half not in ("lora_a", "lora_b"):
+            raise AdapterError(f"adapter `{header.path.name}` has an unexpected tensor `{shown(entry.name)}`", _DAMAGED)
+        halves.setdefault(name, {})[half] = entry
+    if not halves:
+        raise AdapterError(f"adapter `{header.path.name}` has no tensors", _DAMAGED)
+    for name, pair in halves.items():
+        if len(pair) != 2:
+            missing = "lora_b" if "lora_a" in pair else "lora_a"
+            raise AdapterError(f"adapter `{header.path.name}` lacks `{shown(name)}.{missing}`", _DAMAGED)
+    return {name: (pair["lora_a"], pair["lora_b"]) for name, pair in halves.items()}
+
+
+def _load(entry: TensorEntry, path: Path) -> FloatArray:
+    """A tensor's values as float32 in numpy order, finite."""
+    import gguf
+
+    raw = np.fromfile(path, np.uint8, entry.size_bytes, offset=entry.offset)
+    try:
+        kind = gguf.GGMLQuantizationType(entry.type_id)
+        array = gguf.quants.dequantize(raw.reshape(*entry.shape[:0:-1], -1), kind)
+    except (NotImplementedError, KeyError, ValueError) as error:
+        message = f"adapter `{path.name}` stores `{shown(entry.name)}` as {entry.type_name}, which is unknown here"
+        raise AdapterError(message, "convert it to f16 or f32") from error
+    values = np.ascontiguousarray(array, dtype=np.float32).reshape(entry.shape[::-1])
+    if not np.isfinite(values).all():
+        raise _not_finite(entry, path)
+    return values
+
+
+def _not_finite(entry: TensorEntry, path: Path) -> AdapterError:
+    return AdapterError(f"adapter `{path.name}` has values in `{shown(entry.name)}` that are not finite", _DAMAGED)
+
+
+def check_adapter(path: Path, base: BaseModelInfo) -> AdapterMetadata:
+    """Make sure llama.cpp can take this adapter for this base: the native loader aborts or misbehaves on less.
+
+    Foreign adapters (no fingerprint) pass when architecture and shapes fit.
+
+    Raises:
+        AdapterError: Damaged, not a LoRA adapter, not finite, or for another base.
+    """
+    header = _read_adapter_header(path)
+    metadata = _metadata_of(header)
+    architecture = header.text("general.architecture")
+    if architecture != base.architecture:
+        raise AdapterError(
+            f"adapter `{path.name}` is for architecture `{shown(architecture, 40)}`, "
+            f"the base `{base.name}` is `{base.architecture}`",
+            _WRONG_BASE,
+        )
+    if metadata.base_fingerprint and metadata.base_fingerprint != base.fingerprint:
+        raise AdapterError(f"adapter `{path.name}` was made for another base model than `{base.name}`", _WRONG_BASE)
+    shapes = _base_shapes(base)
+    for tensor, (a, b) in _pairs(header).items():
+        _check_pair(path, tensor, a, b, shapes.get(tensor))
+        _check_finite(a, path)
+        _check_finite(b, path)
+    return metadata
+
+
+def _check_finite(entry: TensorEntry, path: Path) -> None:
+    """Look at exponents only: this stands between a click and an answer, and must not cost more than the loading."""
+    exponent = _EXPONENTS.get(entry.type_name)
+    if exponent is None:
+        _load(entry, path)
+        return
+    kind, mask = exponent
+    raw = np.fromfile(path, kind, entry.elements, offset=entry.offset)
+    if len(raw) != entry.elements or ((raw & mask) == mask).any():
+        raise _not_finite(entry, path)
+
+
+def _check_pair(path: Path, tensor: str, a: TensorEntry, b: TensorEntry, base: tuple[int, ...] | None) -> None:
+    """Exact shapes in ggml order: a (d_in, rank), b (rank, d_out)."""
+    if base is None or len(base) != 2 or tensor == "token_embd.weight":
+        message = f"adapter `{path.name}` changes `{shown(tensor)}`, which this base model cannot adapt"
+        raise AdapterError(message, _WRONG_BASE)
+    if max(len(a.name.encode()), len(b.name.encode())) > MAX_NAME_BYTES:
+        raise AdapterError(f"adapter `{path.name}` has the over-long tensor name `{shown(a.name)}`", _DAMAGED)
+    if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0] or not 1 <= b.shape[0] <= MAX_RANK:
+        raise AdapterError(
+            f"adapter `{path.name}` has no matching matrices for `{shown(tensor)}`: "
+            f"a {list(a.shape)}, b {list(b.shape)}",
+            _DAMAGED,
+        )
+    if (a.shape[0], b.shape[1]) != base:
+        raise AdapterError(
+            f"adapter `{path.name}` maps {a.shape[0]} to {b.shape[1]} in `{shown(tensor)}`, "
+            f"the base maps {base[0]} to {base[1]}",
+            _WRONG_BASE,
+        )

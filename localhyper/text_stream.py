@@ -1,0 +1,52 @@
+"""From token bytes to text that may be shown: whole UTF-8 characters only, and nothing past a stop string.
+
+Pure text: knows no tokens and no model.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class TextStream:
+    """Feed bytes, get text that is safe to show; `stopped` is set once a stop string has come.
+
+    Text that could still become a stop string, and the first bytes of a character, are held back until more is known.
+    """
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._stop = tuple(text for text in stop if text)
+        self._held = ""
+        self.stopped = False
+
+    def feed(self, data: bytes) -> str:
+        """Text that can be shown now."""
+        return "" if self.stopped else self._release(self._decoder.decode(data))
+
+    def finish(self) -> str:
+        """What was held back, at the end; half a character becomes U+FFFD."""
+        if self.stopped:
+            return ""
+        shown = self._release(self._decoder.decode(b"", True))
+        held, self._held = self._held, ""
+        return shown + ("" if self.stopped else held)
+
+    def _release(self, text: str) -> str:
+        self._held += text
+        found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
+        if found:
+            shown, self._held, self.stopped = self._held[: min(found)], "", True
+            return shown
+        keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
+        return shown
+
+
+def _overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that is a true beginning of `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

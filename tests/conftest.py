@@ -1,0 +1,80 @@
+"""What every test may ask for: an own home, the default base model, the shared data, a machine without network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from localhyper.errors import LocalHyperError
+from localhyper.paths import HOME_VARIABLE, Paths, get_paths
+from localhyper.registry import load_registry
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEFAULT_BASE = "smollm2-135m-instruct"
+_REAL_PATHS = get_paths()  # of the person who runs the tests, before each test gets a home of its own
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty LOCALHYPER_HOME for every test: none sees or touches the files of the person who runs them."""
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv(HOME_VARIABLE, str(folder))
+    monkeypatch.delenv("LOCALHYPER_OFFLINE", raising=False)
+    return folder
+
+
+@pytest.fixture
+def paths(home: Path) -> Paths:
+    """The paths in force in this test."""
+    return get_paths(home)
+
+
+@pytest.fixture(scope="session")
+def default_model_path() -> Path:
+    """The file of the default base model, which `make test` fetches."""
+    try:
+        return load_registry(_REAL_PATHS).find_base(DEFAULT_BASE)
+    except LocalHyperError as error:
+        reason = f"{error.message}; {error.hint}"
+    if os.environ.get("CI"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def home_with_model(home: Path, default_model_path: Path) -> Path:
+    """This test's home, with the default base model in it: for programs run as subprocesses."""
+    models = get_paths(home).create().models_dir
+    (models / default_model_path.name).symlink_to(default_model_path)
+    return home
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public data sets: `$LOCALHYPER_SHARED`, or shared/data beside the repository."""
+    folder = Path(os.environ.get("LOCALHYPER_SHARED") or REPOSITORY.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}; set LOCALHYPER_SHARED to where they lie")
+    return folder
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every connection and name look-up of this process fails the test, even where the error is swallowed."""
+    tried: list[str] = []
+
+    def refuse(*arguments: object, **_options: object) -> NoReturn:
+        tried.append(repr(arguments[-1])[:100])
+        raise AssertionError(f"the network was used: {tried[-1]}")
+
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    for name in ("getaddrinfo", "gethostbyname", "create_connection"):
+        monkeypatch.setattr(socket, name, refuse)
+    yield
+    assert not tried, f"the network was used: {tried}"

@@ -1,0 +1,146 @@
+"""ChatSession over a scripted engine: history, cancel, failure, regenerate, forgetting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from localhyper.chat import ChatSession
+from localhyper.engine import AdapterUse, ChatMessage, Engine, Sampling
+from localhyper.errors import AdapterError, ContextError
+from localhyper.progress import CancelToken
+from tests.fakes import FakeEngine
+
+
+def read(pieces: object) -> str:
+    return "".join(piece.text for piece in pieces)  # type: ignore[attr-defined]
+
+
+def test_the_fake_is_an_engine() -> None:
+    engine: Engine = FakeEngine()
+    assert engine.info.vocab_size == engine.logits(engine.tokenize("ab")).shape[1]
+
+
+def test_ask_streams_and_remembers_both_sides() -> None:
+    engine = FakeEngine(["three months", "yes"])
+    session = ChatSession(engine, system="Be brief.")
+    assert read(session.ask("How long?")) == "three months"
+    assert read(session.ask("Really?")) == "yes"
+    assert session.messages == (
+        ChatMessage("user", "How long?"),
+        ChatMessage("assistant", "three months"),
+        ChatMessage("user", "Really?"),
+        ChatMessage("assistant", "yes"),
+    )
+    assert engine.prompts[1] == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHow long?<|im_end|>\n"
+        "<|im_start|>assistant\nthree months<|im_end|>\n<|im_start|>user\nReally?<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def test_a_cancelled_reply_stays_as_far_as_it_came() -> None:
+    cancel = CancelToken()
+    session = ChatSession(FakeEngine(["one two three"]))
+    pieces = session.ask("Count", cancel=cancel)
+    next(pieces)
+    cancel.cancel()
+    last = list(pieces)[-1]
+    assert last.stats is not None
+    assert last.stats.finish_reason == "cancelled"
+    assert session.messages[-1] == ChatMessage("assistant", "one")
+
+
+def test_a_reply_cancelled_before_it_began_leaves_no_trace() -> None:
+    cancel = CancelToken()
+    cancel.cancel()
+    session = ChatSession(FakeEngine())
+    assert read(session.ask("Count", cancel=cancel)) == ""
+    assert session.messages == ()
+
+
+def test_an_iterator_left_unread_keeps_what_was_shown() -> None:
+    session = ChatSession(FakeEngine(["one two three"]))
+    pieces = session.ask("Count")
+    next(pieces)
+    pieces.close()  # type: ignore[attr-defined]
+    assert session.messages[-1] == ChatMessage("assistant", "one")
+
+
+def test_a_failure_leaves_the_history_as_it_was() -> None:
+    session = ChatSession(FakeEngine(generate_error=MemoryError()))
+    with pytest.raises(MemoryError):
+        read(session.ask("Count"))
+    assert session.messages == ()
+
+
+def test_regenerate_replaces_the_last_reply() -> None:
+    engine = FakeEngine(["first", "second"])
+    session = ChatSession(engine, sampling=Sampling(temperature=1.0, seed=1))
+    read(session.ask("Say"))
+    assert read(session.regenerate(seed=7)) == "second"
+    assert session.messages == (ChatMessage("user", "Say"), ChatMessage("assistant", "second"))
+    assert [sampling.seed for sampling in engine.samplings] == [1, 7]
+    assert session.sampling.seed == 1
+
+
+def test_regenerate_keeps_the_old_reply_when_no_new_one_comes() -> None:
+    session = ChatSession(FakeEngine(["first", "second"]))
+    read(session.ask("Say"))
+    cancel = CancelToken()
+    cancel.cancel()
+    read(session.regenerate(cancel=cancel))
+    assert session.messages == (ChatMessage("user", "Say"), ChatMessage("assistant", "first"))
+
+
+def test_regenerate_without_a_question_is_an_error() -> None:
+    with pytest.raises(ContextError, match="no question"):
+        ChatSession(FakeEngine()).regenerate()
+
+
+def test_oldest_turns_are_forgotten_whole_and_only_from_the_prompt() -> None:
+    engine = FakeEngine(["r" * 40], n_ctx=256)
+    session = ChatSession(engine, system="S", sampling=Sampling(max_tokens=64))
+    for number in range(4):
+        read(session.ask(f"question {number}"))
+    assert session.forgotten > 0
+    assert session.forgotten % 2 == 0
+    assert len(session.messages) == 8
+    last = engine.prompts[-1]
+    assert "question 0" not in last
+    assert "question 3" in last
+    assert last.startswith("<|im_start|>system\nS<|im_end|>")
+    assert len(engine.tokenize(last, special=True)) + 64 <= 256
+
+
+def test_a_question_longer_than_the_window_is_an_error_and_not_remembered() -> None:
+    session = ChatSession(FakeEngine(n_ctx=256))
+    with pytest.raises(ContextError, match="leaves no room") as caught:
+        session.ask("x" * 300)
+    assert caught.value.hint
+    assert session.messages == ()
+
+
+def test_the_reply_is_limited_to_the_room_left() -> None:
+    engine = FakeEngine(["ok"], n_ctx=256)
+    session = ChatSession(engine, sampling=Sampling(max_tokens=1000))
+    read(session.ask("hello"))
+    assert engine.samplings[0].max_tokens == 256 - len(engine.tokenize(engine.prompts[0], special=True))
+
+
+def test_sessions_that_share_an_engine_bring_their_own_adapters() -> None:
+    engine = FakeEngine()
+    one = ChatSession(engine, adapters=[AdapterUse(Path("one.gguf"))])
+    two = ChatSession(engine, adapters=[AdapterUse(Path("two.gguf"), 0.5)])
+    read(one.ask("a"))
+    assert engine.adapters == (AdapterUse(Path("one.gguf")),)
+    read(two.ask("a"))
+    assert engine.adapters == (AdapterUse(Path("two.gguf"), 0.5),)
+
+
+def test_a_refused_adapter_leaves_the_conversation_with_the_old_ones() -> None:
+    engine = FakeEngine(bad_adapters=["bad.gguf"])
+    session = ChatSession(engine, adapters=[AdapterUse(Path("good.gguf"))])
+    with pytest.raises(AdapterError):
+        session.use([AdapterUse(Path("bad.gguf"))])
+    assert session.adapters == (AdapterUse(Path("good.gguf")),)
