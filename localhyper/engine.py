@@ -33,7 +33,7 @@ class BaseModelInfo:
         vocab_size: Number of tokens.
         quantization: Name of the file's main type, e.g. `Q4_1`.
         size_bytes: Size of the file.
-        fingerprint: sha256 hex over architecture, hyperparameters and tokenizer tokens: the same for every quantization.
+        fingerprint: sha256 hex over architecture, hyperparameters and tokens: the same for every quantization.
         parameter_count: Number of weights.
     """
 
@@ -63,6 +63,7 @@ class EngineConfig:
         threads_batch: CPU threads for prefill; 0 = all physical cores.
         gpu_layers: Blocks to offload; 0 = none, -1 = all.
         flash_attention: Whether to use llama.cpp's flash attention.
+        kv_type: Precision of the KV caches, `f16` or `f32` (twice the memory, activations exact to float32).
     """
 
     n_ctx: int = 0
@@ -70,6 +71,7 @@ class EngineConfig:
     threads_batch: int = 0
     gpu_layers: int = 0
     flash_attention: bool = True
+    kv_type: str = "f16"
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from localhyper.engine import (
 from localhyper.errors import AdapterError, ConfigError, ContextError, ModelError
 from localhyper.llama_adapters import AdapterCache, FileState
 from localhyper.llama_capture import GraphCapture
-from localhyper.llama_native import MAX_BATCH, MAX_OUTPUTS, NativeContext, NativeModel, ggml
+from localhyper.llama_native import KV_TYPES, MAX_BATCH, MAX_OUTPUTS, NativeContext, NativeModel, ggml
 from localhyper.llama_reply import ChatState, check_sampling, stream_reply
 from localhyper.memory_check import available_memory, thread_counts
 from localhyper.progress import CancelToken
@@ -71,7 +71,7 @@ class LlamaEngine:
         config = config or EngineConfig()
         _check_config(config)
         header = read_base_header(path)
-        _check_memory(header, _chat_window(header.info, config))
+        _check_memory(header, _chat_window(header.info, config), config.kv_type)
         model = NativeModel(path, config.gpu_layers)
         if model.vocab_size != header.info.vocab_size:
             model.close()
@@ -180,6 +180,7 @@ class LlamaEngine:
             self._threads,
             outputs=outputs,
             flash_attention=self._config.flash_attention,
+            kv_type=self._config.kv_type,
             eval_callback=self._capture.callback,
         )
         return self._encoder
@@ -209,7 +210,11 @@ class LlamaEngine:
     def _chat_state(self) -> ChatState:
         if self._chat is None:
             context = NativeContext(
-                self._open_model(), self._n_ctx, self._threads, flash_attention=self._config.flash_attention
+                self._open_model(),
+                self._n_ctx,
+                self._threads,
+                flash_attention=self._config.flash_attention,
+                kv_type=self._config.kv_type,
             )
             if not context.set_adapters(self._adapter_cache.native(self._in_force)):
                 context.close()
@@ -365,21 +370,23 @@ def _check_config(config: EngineConfig) -> None:
     for name, value, least, most in limits:
         if not least <= value <= most:
             raise ConfigError(f"`{name}` is {value}, wanted {least} to {most}")
+    if config.kv_type not in KV_TYPES:
+        raise ConfigError(f"`kv_type` is {config.kv_type!r}, wanted one of {', '.join(sorted(KV_TYPES))}")
     if 0 < config.n_ctx < SMALLEST_CONTEXT:
         raise ConfigError(f"`n_ctx` is {config.n_ctx}, wanted 0 (the model's window) or at least {SMALLEST_CONTEXT}")
 
 
-def memory_needed(header: BaseHeader, n_ctx: int) -> int:
+def memory_needed(header: BaseHeader, n_ctx: int, kv_type: str = "f16") -> int:
     """Bytes a model and its two contexts take: weights, both KV caches, logits, scratch of a batch."""
     info = header.info
-    kv = header.kv_bytes_per_token * (n_ctx + MAX_BATCH)
+    kv = header.kv_bytes_per_token * (n_ctx + MAX_BATCH) * (2 if kv_type == "f32" else 1)
     batch = 4 * MAX_BATCH * (4 * info.hidden_size + 3 * info.ffn_size + info.head_count * header.key_length)
     logits = 4 * MAX_OUTPUTS * info.vocab_size * 2
     return info.size_bytes + kv + 2 * batch + logits + _OVERHEAD_BYTES
 
 
-def _check_memory(header: BaseHeader, n_ctx: int) -> None:
-    needed, available = memory_needed(header, n_ctx), available_memory()
+def _check_memory(header: BaseHeader, n_ctx: int, kv_type: str) -> None:
+    needed, available = memory_needed(header, n_ctx, kv_type), available_memory()
     if available is not None and needed > available:
         raise ModelError(
             f"base model `{header.info.name}` with a window of {n_ctx} tokens needs {needed >> 20} MB of memory, "

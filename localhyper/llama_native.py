@@ -169,6 +169,10 @@ class NativeModel:
             self.pointer = None
 
 
+# ggml_type numbers of the precisions a KV cache may have.
+KV_TYPES = {"f32": 0, "f16": 1}
+
+
 class NativeContext:
     """A context of one sequence. `decode` appends; `clear` and `truncate` take back."""
 
@@ -180,6 +184,7 @@ class NativeContext:
         *,
         outputs: int = MAX_OUTPUTS,
         flash_attention: bool = True,
+        kv_type: str = "f16",
         eval_callback: Callable[[int, bool, object], bool] | None = None,
     ) -> None:
         self._llama = llama = library()
@@ -188,6 +193,7 @@ class NativeContext:
         params.n_batch = params.n_ubatch = min(MAX_BATCH, n_ctx)
         params.n_outputs_max = min(outputs, params.n_batch)
         params.n_threads, params.n_threads_batch = threads
+        params.type_k = params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = -1 if flash_attention else 0  # -1 = where the backend has it
         if eval_callback is not None:
             self._eval_callback = llama.ggml_backend_sched_eval_callback(eval_callback)

@@ -56,10 +56,10 @@ def home_with_model(home: Path, default_model_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of public data sets: `$LOCALHYPER_SHARED`, or shared/data beside the repository."""
-    folder = Path(os.environ.get("LOCALHYPER_SHARED") or REPOSITORY.parent / "shared" / "data")
+    """The folder of public data sets: `data` in `$LOCALHYPER_SHARED`, or in shared/ beside the repository."""
+    folder = Path(os.environ.get("LOCALHYPER_SHARED") or REPOSITORY.parent / "shared") / "data"
     if not folder.is_dir():
-        pytest.skip(f"no data sets at {folder}; set LOCALHYPER_SHARED to where they lie")
+        pytest.skip("no shared/data beside the repository; LOCALHYPER_SHARED can name the folder of `data`")
     return folder
 
 

@@ -136,6 +136,7 @@ def test_an_unknown_amount_of_memory_is_no_obstacle(tiny_model_path: Path, monke
     [
         ("n_ctx", EngineConfig(n_ctx=-1)),
         ("n_ctx", EngineConfig(n_ctx=10)),
+        ("kv_type", EngineConfig(kv_type="q2")),
         ("threads", EngineConfig(threads=-1)),
         ("threads_batch", EngineConfig(threads_batch=10000)),
         ("gpu_layers", EngineConfig(gpu_layers=-2)),

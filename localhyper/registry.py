@@ -1,0 +1,269 @@
+"""Finds the file of a base model or a hypernetwork on this machine, and says what to run when it is missing.
+
+It loads no model and opens no network connection; `download.pull` fetches.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from localhyper.bundle import BundleInfo, read_bundle
+from localhyper.checksums import file_sha256
+from localhyper.config import did_you_mean
+from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError, ModelError
+from localhyper.model_specs import BaseModelSpec, HypernetworkSpec, ModelSpec, PypiSource, load_known, package_folder
+from localhyper.paths import Paths, get_paths
+from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
+
+__all__ = ["BaseModelSpec", "HypernetworkSpec", "ModelSpec", "ModelStatus", "Registry", "load_registry"]
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One line of `localhyper models list`.
+
+    Attributes:
+        spec: The entry in models.toml; None for a file that merely lies in the models folder.
+        name: What to call it by.
+        kind: `base`, or the hypernetwork's kind.
+        path: The file; None when it is not on this machine.
+        size: Bytes on disk, or to fetch; 0 when not known.
+    """
+
+    spec: ModelSpec | None
+    name: str
+    kind: str
+    path: Path | None
+    size: int
+
+
+def load_registry(paths: Paths | None = None) -> Registry:
+    """The registry over the shipped models.toml and the user's own.
+
+    Raises:
+        ConfigError: A models.toml is wrong.
+    """
+    paths = paths or get_paths()
+    known = load_known(paths)
+    return Registry(paths, known.bases, known.hypernetworks)
+
+
+class Registry:
+    """Known models and where their files are."""
+
+    def __init__(
+        self, paths: Paths, bases: Mapping[str, BaseModelSpec], hypernetworks: Mapping[str, HypernetworkSpec]
+    ) -> None:
+        """Use `load_registry`, which reads models.toml."""
+        self.paths = paths
+        self.bases = dict(bases)
+        self.hypernetworks = dict(hypernetworks)
+
+    @property
+    def specs(self) -> list[ModelSpec]:
+        """Every entry, base models first."""
+        return [*self.bases.values(), *self.hypernetworks.values()]
+
+    def spec(self, name: str) -> ModelSpec:
+        """The entry of this name.
+
+        Raises:
+            ConfigError: No such entry.
+        """
+        found = self.bases.get(name) or self.hypernetworks.get(name)
+        if found is None:
+            raise ConfigError(f"no model is named `{name}`", did_you_mean(name, [*self.bases, *self.hypernetworks]))
+        return found
+
+    def find_base(self, name_or_path: str | os.PathLike[str]) -> Path:
+        """The `.gguf` file of a base model: a path as it is, else a name from models.toml or the models folder.
+
+        Raises:
+            ModelError: It is not on this machine (the hint says what to run), or its size is wrong.
+        """
+        text = os.fspath(name_or_path)
+        if text in self.bases:
+            return self._present(self.bases[text])
+        given = Path(text).expanduser()
+        if given.is_file():
+            return given.resolve()
+        own = self.paths.models_dir / f"{text}.gguf"
+        if given.name == text and own.is_file():
+            return own
+        if given.name != text or given.suffix == ".gguf":
+            raise ModelError(
+                f"base model file `{text}` does not exist", "give a .gguf file or a name from `localhyper models list`"
+            )
+        raise ModelError(f"no base model is named `{text}`", did_you_mean(text, self.bases))
+
+    def find_hypernetwork(self, base: str, kind: str = "document", name: str | None = None) -> Path:
+        """The `.onnx` file of a hypernetwork for a base model.
+
+        Args:
+            base: Name of a base model in models.toml, or a fingerprint (64 hex digits).
+            kind: `document`, `task` or `image`.
+            name: A name from models.toml or the hypernetworks folder, or a path; None = the first that fits, those in
+                the user's models.toml and folder before the shipped one.
+
+        Raises:
+            HypernetworkError: None fits, or the named one is not on this machine.
+        """
+        if name:
+            return self._named_hypernetwork(name)
+        for path, spec in self._bundles(kind):
+            if _fits(base, path, spec):
+                return path
+        fetchable = [
+            f"run `localhyper models pull {spec.name}`"
+            for spec in self.hypernetworks.values()
+            if spec.kind == kind and spec.base == base and spec.fetchable
+        ]
+        shown = f"fingerprint {base[:12]}…" if _FINGERPRINT.fullmatch(base) else f"`{base}`"
+        raise HypernetworkError(
+            f"no {kind} hypernetwork for the base model {shown} is on this machine",
+            (fetchable or ["`localhyper models list` shows what there is"])[0],
+        )
+
+    def locate(self, spec: ModelSpec) -> Path | None:
+        """Where the file of an entry lies; None when it is not on this machine."""
+        return next((path for path in self._places(spec) if path.is_file()), None)
+
+    def statuses(self) -> list[ModelStatus]:
+        """Every known model and every file that lies in our folders."""
+        listed = [self._status(spec) for spec in self.specs]
+        shown = {status.path for status in listed}
+        strays = [(path, "base") for path in _files(self.paths.models_dir, ".gguf")]
+        strays += [(path, "hypernetwork") for path in _files(self.paths.hypernetworks_dir, ".onnx")]
+        return listed + [
+            ModelStatus(None, path.stem, kind, path, path.stat().st_size) for path, kind in strays if path not in shown
+        ]
+
+    def verify(
+        self, spec: ModelSpec, *, progress: ProgressCallback = ignore_progress, cancel: CancelToken | None = None
+    ) -> str:
+        """Compare a present file with its entry in models.toml and return its sha256.
+
+        The digest is remembered by path, size and time of change, so a second call costs nothing.
+
+        Raises:
+            ModelError: A base model is missing or is not the file that models.toml describes.
+            HypernetworkError: The same of a hypernetwork.
+        """
+        path = self._present(spec)
+        try:
+            digest = file_sha256(path, self.paths.checksums_file, progress=progress, cancel=cancel)
+        except OSError as error:
+            raise _error(
+                spec, f"`{path}` cannot be read: {error.strerror or error}", "check its permissions"
+            ) from error
+        if spec.sha256 and digest != spec.sha256:
+            raise _error(spec, f"`{path}` is damaged: sha256 is {digest}, wanted {spec.sha256}", _again(spec))
+        return digest
+
+    def _present(self, spec: ModelSpec) -> Path:
+        path = self.locate(spec)
+        if path is None:
+            what = "base model" if isinstance(spec, BaseModelSpec) else "hypernetwork"
+            raise _error(spec, f"{what} `{spec.name}` is not on this machine", self._missing_hint(spec))
+        size = path.stat().st_size
+        if spec.size and size != spec.size:
+            raise _error(spec, f"`{path}` is damaged: {size:,} bytes, wanted {spec.size:,}", _again(spec))
+        return path
+
+    def _missing_hint(self, spec: ModelSpec) -> str:
+        if spec.fetchable:
+            size = f" ({spec.size / 1e6:.0f} MB)" if spec.size else ""
+            return f"run `localhyper models pull {spec.name}`{size}"
+        return f"put the file at `{spec.path or self.folder(spec) / spec.file}`"
+
+    def folder(self, spec: ModelSpec) -> Path:
+        """Where a fetched file goes."""
+        return self.paths.models_dir if isinstance(spec, BaseModelSpec) else self.paths.hypernetworks_dir
+
+    def _places(self, spec: ModelSpec) -> Iterator[Path]:
+        """Where the file may lie, in order."""
+        if spec.path:
+            yield Path(spec.path).expanduser()
+        yield self.folder(spec) / spec.file
+        if isinstance(spec, HypernetworkSpec) and spec.resource:
+            yield package_folder() / PurePosixPath(spec.resource)
+        if spec.pypi is not None and spec.pypi.module:
+            yield from _installed(spec.pypi)
+
+    def _status(self, spec: ModelSpec) -> ModelStatus:
+        path = self.locate(spec)
+        kind = "base" if isinstance(spec, BaseModelSpec) else spec.kind
+        return ModelStatus(spec, spec.name, kind, path, path.stat().st_size if path else spec.size)
+
+    def _named_hypernetwork(self, name: str) -> Path:
+        if name in self.hypernetworks:
+            return self._present(self.hypernetworks[name])
+        given, own = Path(name).expanduser(), self.paths.hypernetworks_dir / f"{name}.onnx"
+        if given.is_file():
+            return given.resolve()
+        if given.name == name and own.is_file():
+            return own
+        raise HypernetworkError(
+            f"no hypernetwork is named `{name}`, and there is no such file", did_you_mean(name, self.hypernetworks)
+        )
+
+    def _bundles(self, kind: str) -> Iterator[tuple[Path, HypernetworkSpec | None]]:
+        """Present bundles of this kind, the shipped ones last; a stray file is asked for its kind later."""
+        present = [(self.locate(spec), spec) for spec in self.hypernetworks.values() if spec.kind == kind]
+        shipped = [(path, spec) for path, spec in present if path and spec.resource]
+        own = [(path, spec) for path, spec in present if path and not spec.resource]
+        taken = {path for path, _ in own + shipped}
+        yield from own
+        for path in _files(self.paths.hypernetworks_dir, ".onnx"):
+            if path not in taken and (info := _readable(path)) is not None and info.kind == kind:
+                yield path, None
+        yield from shipped
+
+
+def _fits(base: str, path: Path, spec: HypernetworkSpec | None) -> bool:
+    """Whether a bundle is for this base: by name where an entry says so, else by the fingerprint inside the file."""
+    if spec is not None and not _FINGERPRINT.fullmatch(base):
+        return spec.base == base
+    info = _readable(path)
+    return info is not None and info.base_fingerprint == base
+
+
+def _installed(source: PypiSource) -> Iterator[Path]:
+    """The file inside an installed package, which is looked up and not imported."""
+    try:
+        found = find_spec(source.module)
+    except (ImportError, ValueError):
+        return
+    inside = PurePosixPath(source.member).parts[1:]
+    for folder in (found.submodule_search_locations or []) if found else []:
+        yield Path(folder, *inside)
+
+
+def _readable(path: Path) -> BundleInfo | None:
+    """What a bundle says of itself; None when it cannot be read, so that one bad file hides no good one."""
+    try:
+        return read_bundle(path)
+    except LocalHyperError:
+        return None
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == suffix and path.is_file())
+    except OSError:
+        return []
+
+
+def _error(spec: ModelSpec, message: str, hint: str) -> LocalHyperError:
+    return ModelError(message, hint) if isinstance(spec, BaseModelSpec) else HypernetworkError(message, hint)
+
+
+def _again(spec: ModelSpec) -> str:
+    return f"run `localhyper models pull {spec.name} --force`" if spec.fetchable else "put the right file there"
