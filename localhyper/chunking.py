@@ -94,7 +94,11 @@ def split_document(
     """
     if max_tokens < 1:
         raise ContextError(f"a chunk must have at least one token, got {max_tokens}")
+    if cancel is not None:
+        cancel.check()
     cutter = _Cutter(document.text, tokenize, detokenize, max_tokens)
+    if cutter.is_one_chunk():
+        return cutter.chunks([_Span(0, len(document.text), 0, _PARAGRAPH)])
     spans: list[_Span] = []
     for start, end, worth in borders(document.text):
         if cancel is not None:
@@ -147,11 +151,19 @@ class _Cutter:
     max_tokens: int
     checked: dict[tuple[int, int], NDArray[np.int32]] = field(default_factory=dict)
 
+    def is_one_chunk(self) -> bool:
+        """Whether the whole text is within the bound; a long text is known not to be without tokenizing it."""
+        size = len(self.text)
+        return 0 < size <= self.max_tokens * _LONGEST_STRING and len(self._tokens(0, size)) <= self.max_tokens
+
     def spans(self, start: int, end: int, worth: float) -> Iterator[_Span]:
         """One span for a sentence that fits, else pieces of it small enough to be packed well."""
         if end - start <= self.max_tokens * _LONGEST_STRING:
             tokens = len(self.tokenize(self.text[start:end]))
             if tokens <= self.max_tokens:
+                # A space at the end is a token only where nothing follows: inside a chunk it belongs to the next word.
+                # Only an estimate, for packing: `_fits` has the last word.
+                tokens -= int(tokens > 1 and self.text[end - 1] == " ")
                 yield _Span(start, end, tokens, worth)
                 return
         piece = max(self.max_tokens // 8, 1)
