@@ -1,0 +1,234 @@
+"""What a hypernetwork bundle says of itself: the JSON inside the `.onnx` file, checked field by field.
+
+Knows neither onnxruntime nor onnx: descriptions can be listed and bad files refused without either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from localhyper.engine import BaseModelInfo, CaptureSpec
+from localhyper.errors import HypernetworkError
+from localhyper.onnx_wire import OnnxOutline, WireError, outline
+
+BUNDLE_FORMAT = 1
+METADATA_KEY = "localhyper"
+KINDS = ("document", "task", "image")
+MAX_BYTES = 2**31 - 1  # protobuf's own limit: a larger file cannot be one
+MAX_CHUNK_TOKENS = 1 << 16
+MAX_BLOCKS = 1024
+REMAKE_HINT = "the file is damaged or is not a localhyper bundle; fetch it again or export it anew"
+
+
+@dataclass(frozen=True)
+class BundleInfo:
+    """What a bundle says of itself (JSON in `metadata_props["localhyper"]`).
+
+    Attributes:
+        path: The file.
+        sha256: Hex digest of the file.
+        name: Short name, e.g. `smollm2-135m-document`.
+        kind: `document`, `task` or `image`.
+        base_architecture: GGUF architecture of its base model.
+        base_block_count: Blocks of its base model.
+        base_hidden_size: Hidden size of its base model.
+        base_fingerprint: Fingerprint of its base model (`BaseModelInfo.fingerprint`).
+        capture: Activations it reads.
+        targets: GGUF module name to the blocks it adapts.
+        rank: Rank of one chunk's matrices; 0 = one per token.
+        chunk_tokens: Most tokens a chunk may have (without prefix and suffix).
+        prefix: Text put before a chunk, control tokens parsed; its activations are dropped before the hypernetwork.
+        suffix: Text put after a chunk, likewise.
+        licence: SPDX identifier.
+        card: Training data, steps, device, seconds, scores: free-form, for people.
+        base_ffn_size: Width inside the MLP of its base model; 0 where the bundle does not say.
+    """
+
+    path: Path
+    sha256: str
+    name: str
+    kind: str
+    base_architecture: str
+    base_block_count: int
+    base_hidden_size: int
+    base_fingerprint: str
+    capture: CaptureSpec
+    targets: Mapping[str, tuple[int, ...]]
+    rank: int
+    chunk_tokens: int
+    prefix: str
+    suffix: str
+    licence: str
+    card: Mapping[str, object]
+    base_ffn_size: int = 0
+
+
+def read_bundle(path: Path) -> BundleInfo:
+    """Check a bundle's outside and read its description, without running it.
+
+    Raises:
+        HypernetworkError: Missing, empty, too large, damaged, without a description, or with data in other files.
+    """
+    data = _open(path)
+    try:
+        found = outline(memoryview(data))
+    except WireError as error:
+        raise HypernetworkError(f"`{path}` is not a readable ONNX file ({error})", REMAKE_HINT) from error
+    if not found.has_graph:
+        raise HypernetworkError(f"`{path}` is not an ONNX model: it has no graph", REMAKE_HINT)
+    if found.external_data:
+        raise HypernetworkError(
+            f"`{path}` keeps weights in other files; a bundle must hold everything itself",
+            "export it again with the weights inside",
+        )
+    return _parse(path, hashlib.sha256(data).hexdigest(), _metadata(path, found))
+
+
+def _open(path: Path) -> mmap.mmap | bytes:
+    try:
+        size = path.stat().st_size
+        if not path.is_file():
+            raise HypernetworkError(f"hypernetwork `{path}` is not a file", "name an `.onnx` bundle")
+        if size == 0:
+            raise HypernetworkError(f"hypernetwork `{path}` is empty", REMAKE_HINT)
+        if size > MAX_BYTES:
+            raise HypernetworkError(f"hypernetwork `{path}` has {size} bytes, at most {MAX_BYTES} are possible")
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError as error:
+        raise HypernetworkError(
+            f"hypernetwork `{path}` does not exist", "run `localhyper models list` to see the known ones"
+        ) from error
+    except OSError as error:
+        raise HypernetworkError(f"cannot read hypernetwork `{path}`: {error.strerror or error}") from error
+
+
+def _metadata(path: Path, found: OnnxOutline) -> dict[str, object]:
+    text = found.metadata.get(METADATA_KEY)
+    if text is None:
+        raise HypernetworkError(
+            f"`{path}` is an ONNX model without a `{METADATA_KEY}` description, so not a bundle",
+            "make bundles with `localhyper export`",
+        )
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise HypernetworkError(f"`{path}`: the description is not valid JSON ({error})", REMAKE_HINT) from error
+    if not isinstance(value, dict):
+        raise HypernetworkError(f"`{path}`: the description must be an object, got {type(value).__name__}", REMAKE_HINT)
+    return value
+
+
+class _Fields:
+    """One JSON object of the description; every getter names the field it refuses."""
+
+    def __init__(self, path: Path, where: str, values: Mapping[str, object]) -> None:
+        self._path, self._where, self._values = path, where, values
+
+    def fail(self, key: str, wanted: str) -> HypernetworkError:
+        """The error for one field, to be raised."""
+        got = "nothing" if key not in self._values else f"`{json.dumps(self._values[key])[:60]}`"
+        return HypernetworkError(f"`{self._path}`: `{self._where}{key}` must be {wanted}, got {got}", REMAKE_HINT)
+
+    def text(self, key: str, default: str | None = None, *, limit: int = 10_000) -> str:
+        value = self._values.get(key, default)
+        if not isinstance(value, str) or len(value) > limit:
+            raise self.fail(key, f"text of at most {limit} characters")
+        return value
+
+    def whole(self, key: str, low: int, high: int, default: int | None = None) -> int:
+        value = self._values.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.fail(key, f"a whole number from {low} to {high}")
+        return value
+
+    def wholes(self, key: str, low: int, high: int) -> tuple[int, ...]:
+        value = self._values.get(key, [])
+        items = [item for item in value if type(item) is int and low <= item <= high] if isinstance(value, list) else []
+        if items != value or sorted(set(items)) != items:
+            raise self.fail(key, f"ascending whole numbers from {low} to {high}")
+        return tuple(items)
+
+    def inner(self, key: str, *, required: bool = True) -> Mapping[str, object]:
+        value = self._values.get(key, None if required else {})
+        if not isinstance(value, dict):
+            raise self.fail(key, "an object")
+        return value
+
+
+def _parse(path: Path, sha256: str, values: Mapping[str, object]) -> BundleInfo:
+    top = _Fields(path, "", values)
+    version = top.whole("format", 0, 10**6)
+    if version != BUNDLE_FORMAT:
+        raise HypernetworkError(
+            f"`{path}` has bundle format {version}, this localhyper reads {BUNDLE_FORMAT}",
+            "install a newer localhyper" if version > BUNDLE_FORMAT else "export the bundle again",
+        )
+    base = _Fields(path, "base.", top.inner("base"))
+    blocks = base.whole("block_count", 1, MAX_BLOCKS)
+    kind = top.text("kind")
+    if kind not in KINDS:
+        raise top.fail("kind", f"one of {', '.join(KINDS)}")
+    fingerprint = base.text("fingerprint").lower()
+    if len(fingerprint) != 64 or set(fingerprint) - set("0123456789abcdef"):
+        raise base.fail("fingerprint", "64 hex digits")
+    capture = CaptureSpec(top.wholes("taps", 0, blocks), top.wholes("ffn_blocks", 0, blocks - 1))
+    if not capture.taps and not capture.ffn_blocks:
+        raise top.fail("taps", "at least one tap, where `ffn_blocks` is empty")
+    return BundleInfo(
+        path=path,
+        sha256=sha256,
+        name=top.text("name", limit=200),
+        kind=kind,
+        base_architecture=base.text("architecture", limit=100),
+        base_block_count=blocks,
+        base_hidden_size=base.whole("hidden_size", 1, 1 << 20),
+        base_fingerprint=fingerprint,
+        capture=capture,
+        targets=_targets(path, top, blocks),
+        rank=top.whole("rank", 0, 1 << 16, 0),
+        chunk_tokens=top.whole("chunk_tokens", 1, MAX_CHUNK_TOKENS),
+        prefix=top.text("prefix", ""),
+        suffix=top.text("suffix", ""),
+        licence=top.text("licence", "", limit=200),
+        card=top.inner("card", required=False),
+        base_ffn_size=base.whole("ffn_size", 0, 1 << 22, 0),
+    )
+
+
+def _targets(path: Path, top: _Fields, blocks: int) -> dict[str, tuple[int, ...]]:
+    raw = top.inner("targets")
+    fields = _Fields(path, "targets.", raw)
+    for name in raw:
+        if not (0 < len(name) <= 40 and name.replace("_", "").isalnum() and name.isascii()):
+            raise top.fail("targets", "module names such as `ffn_down`")
+    targets = {name: fields.wholes(name, 0, blocks - 1) for name in raw}
+    if not targets or not all(targets.values()):
+        raise top.fail("targets", "at least one module with at least one block")
+    return targets
+
+
+def check_base(info: BundleInfo, base: BaseModelInfo) -> None:
+    """Refuse to use a bundle with another base model than its own.
+
+    Raises:
+        HypernetworkError: Architecture, size or fingerprint differs.
+    """
+    for what, wanted, got in (
+        ("architecture", info.base_architecture, base.architecture),
+        ("blocks", info.base_block_count, base.block_count),
+        ("hidden size", info.base_hidden_size, base.hidden_size),
+        ("fingerprint", info.base_fingerprint, base.fingerprint),
+    ):
+        if wanted != got:
+            raise HypernetworkError(
+                f"hypernetwork `{info.name}` is for another base model: its {what} is {wanted}, "
+                f"`{base.name}` has {got}",
+                "choose a base model with --base or a hypernetwork with --hypernet that belong together; "
+                "`localhyper models list` shows which do",
+            )

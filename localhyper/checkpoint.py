@@ -1,0 +1,109 @@
+"""An unfinished attach on disk: the sum of the finished chunks, so that a stopped run goes on where it was.
+
+One file of bounded size per document, however many chunks are done. A file that cannot be read is no error: the work
+is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localhyper.atomic import atomic_path
+from localhyper.errors import AdapterError
+from localhyper.lora import AccumulatorState, LoraTarget, LoraWeights, validate
+
+VERSION = 1
+STALE_SECONDS = 30 * 24 * 3600
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where an attach stands.
+
+    Attributes:
+        done: Finished chunks, from the first.
+        state: Their sum.
+    """
+
+    done: int
+    state: AccumulatorState
+
+
+class CheckpointFile:
+    """The checkpoint of one piece of work, named by a digest of all that decides its result."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """`folder` is made when something is saved; `key` is hex."""
+        self.path = folder / f"{key}.npz"
+
+    def load(self) -> Checkpoint | None:
+        """The checkpoint; None where there is none or it is unreadable."""
+        try:
+            with self.path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                return _from_arrays({name: file[name] for name in file.files})
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, AdapterError) as error:
+            logger.warning("checkpoint %s is unusable, starting over: %s", self.path.name, error)
+            return None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write it atomically. A full disk is logged, not raised: the work itself can go on."""
+        try:
+            with atomic_path(self.path) as temporary, temporary.open("wb") as out:
+                np.savez(out, **_to_arrays(checkpoint))  # type: ignore[arg-type]  # names hold no reserved word
+        except OSError as error:
+            logger.warning("checkpoint %s not written: %s", self.path, error)
+
+    def remove(self) -> None:
+        """Delete it, and other runs' checkpoints that nobody came back for in a month."""
+        self.path.unlink(missing_ok=True)
+        oldest = time.time() - STALE_SECONDS
+        for other in self.path.parent.glob("*.npz"):
+            with contextlib.suppress(OSError):
+                if other.stat().st_mtime < oldest:
+                    other.unlink()
+
+
+def _to_arrays(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
+    state = checkpoint.state
+    parts = {"settled": state.settled, "pending": state.pending}
+    layers = {
+        part: {name: list(target.layers) for name, target in weights.targets.items()}
+        for part, weights in parts.items()
+        if weights is not None
+    }
+    about = {"version": VERSION, "done": checkpoint.done, "kept_share": state.kept_share, "layers": layers}
+    arrays: dict[str, NDArray[np.generic]] = {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
+    for part, weights in parts.items():
+        for name, target in weights.targets.items() if weights is not None else ():
+            arrays[f"{part}/{name}/a"], arrays[f"{part}/{name}/b"] = target.a, target.b
+    return arrays
+
+
+def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> Checkpoint:
+    about = json.loads(arrays["about"].tobytes())
+    if about["version"] != VERSION:
+        raise ValueError(f"version {about['version']}")
+
+    def part(which: str) -> LoraWeights | None:
+        if which not in about["layers"]:
+            return None
+        targets = {
+            name: LoraTarget(tuple(layers), arrays[f"{which}/{name}/a"], arrays[f"{which}/{name}/b"])  # type: ignore[arg-type]
+            for name, layers in about["layers"][which].items()
+        }
+        return validate(LoraWeights(targets))
+
+    state = AccumulatorState(part("settled"), part("pending"), float(about["kept_share"]))
+    return Checkpoint(int(about["done"]), state)

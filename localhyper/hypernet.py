@@ -1,0 +1,323 @@
+"""Hypernetwork bundles: one `.onnx` file with its description inside, run by onnxruntime.
+
+The only file that knows onnxruntime (imported where a session is made).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, cast
+
+import numpy as np
+
+from localhyper.bundle import BUNDLE_FORMAT, METADATA_KEY, BundleInfo, check_base, read_bundle
+from localhyper.engine import Activations, BaseModelInfo
+from localhyper.errors import AdapterError, HypernetworkError
+from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric, check_metrics, validate
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+__all__ = [
+    "BUNDLE_FORMAT",
+    "METADATA_KEY",
+    "BundleInfo",
+    "Hypernetwork",
+    "OnnxHypernetwork",
+    "available_providers",
+    "check_base",
+    "read_bundle",
+]
+
+logger = logging.getLogger(__name__)
+
+CPU_PROVIDER = "CPUExecutionProvider"
+PROBE_TOKENS = 8  # for outputs that don't depend on the input, where onnxruntime still wants one
+_QUIET = 3  # onnxruntime's ORT_LOGGING_LEVEL_ERROR: its warnings would be printed over a TUI
+_UNREADABLE_HINT = "the bundle is damaged or needs a newer onnxruntime; fetch it again, or run `localhyper doctor`"
+
+
+class Hypernetwork(Protocol):
+    """A loaded hypernetwork."""
+
+    @property
+    def info(self) -> BundleInfo:
+        """What the bundle says of itself."""
+        ...
+
+    def generate(self, activations: Activations) -> LoraWeights:
+        """One chunk's activations (chunk tokens only) to its LoRA matrices, scaling folded in."""
+        ...
+
+    def bias(self) -> LoraWeights | None:
+        """The learned context-free adapter, appended once per document; None when there is none."""
+        ...
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """Input second moments per target for recompression; empty when the bundle carries none."""
+        ...
+
+
+def available_providers() -> tuple[str, ...]:
+    """Execution providers this onnxruntime was built with; the empty tuple when it is not installed.
+
+    Being listed does not mean that one loads: `OnnxHypernetwork.providers` says what a session really runs on.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        return ()
+    return tuple(onnxruntime.get_available_providers())
+
+
+class OnnxHypernetwork:
+    """A bundle in an onnxruntime session."""
+
+    def __init__(self, info: BundleInfo, session: InferenceSession) -> None:
+        """Use `load` instead: it checks the file first."""
+        self._info = info
+        self._session = session
+        self._inputs = {value.name: value for value in session.get_inputs()}
+        self._outputs = {value.name: value for value in session.get_outputs()}
+        self._constants: dict[str, FloatArray] | None = None
+        _check_inputs(info, self._inputs)
+        _check_outputs(info, self._outputs)
+
+    @classmethod
+    def load(
+        cls,
+        path: Path,
+        *,
+        threads: int = 0,
+        providers: Sequence[str] = (),
+        expected_base: BaseModelInfo | None = None,
+    ) -> OnnxHypernetwork:
+        """Check a bundle and make a session of it.
+
+        Args:
+            path: The `.onnx` file.
+            threads: CPU threads for one operator; 0 = all cores but one.
+            providers: Execution providers in order of preference; the CPU is always the last resort.
+            expected_base: Refuse the bundle unless it belongs to this base model.
+
+        Raises:
+            HypernetworkError: Missing, damaged, for another base, inputs or outputs other than described.
+        """
+        info = read_bundle(path)
+        if expected_base is not None:
+            check_base(info, expected_base)
+        return cls(info, _session(path, threads or max(1, (os.cpu_count() or 2) - 1), providers))
+
+    @property
+    def info(self) -> BundleInfo:
+        """What the bundle says of itself."""
+        return self._info
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """Execution providers the session really uses."""
+        return tuple(self._session.get_providers())
+
+    def generate(self, activations: Activations) -> LoraWeights:
+        """One chunk's activations (chunk tokens only) to its LoRA matrices, scaling folded in.
+
+        Raises:
+            HypernetworkError: Activations of the wrong shape, or output that is not finite or not as described.
+        """
+        self._check_activations(activations)
+        feeds = {"activations": activations.hidden, "ffn": activations.ffn}
+        names = [f"{part}.{target}" for target in self._info.targets for part in ("a", "b")]
+        values = self._run(names, {name: feeds[name] for name in self._inputs})
+        return self._weights(values, "")
+
+    def bias(self) -> LoraWeights | None:
+        """The learned context-free adapter, appended once per document; None when there is none."""
+        if not any(name.startswith("bias_a.") for name in self._outputs):
+            return None
+        return self._weights(self._constant_values(), "bias_")
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """Input second moments per target for recompression; empty when the bundle carries none."""
+        values = self._constant_values()
+        return {
+            target: Metric(values[f"metric_basis.{target}"], values[f"metric_excess.{target}"])
+            for target in self._info.targets
+            if f"metric_basis.{target}" in values
+        }
+
+    def _constant_values(self) -> dict[str, FloatArray]:
+        """Outputs that don't depend on the input, computed once."""
+        if self._constants is None:
+            names = [name for name in self._outputs if name.split(".")[0] not in ("a", "b")]
+            capture, info = self._info.capture, self._info
+            shapes = {
+                "activations": (len(capture.taps), PROBE_TOKENS, info.base_hidden_size),
+                "ffn": (len(capture.ffn_blocks), PROBE_TOKENS, self._ffn_size()),
+            }
+            feeds = {name: np.zeros(shapes[name], np.float32) for name in self._inputs}
+            values = self._run(names, feeds) if names else {}
+            self._check_constant_metrics(values)
+            self._constants = values
+        return self._constants
+
+    def _check_constant_metrics(self, values: Mapping[str, FloatArray]) -> None:
+        for target, layers in self._info.targets.items():
+            basis, excess = values.get(f"metric_basis.{target}"), values.get(f"metric_excess.{target}")
+            if basis is None or excess is None:
+                continue
+            width = basis.shape[1] if basis.ndim == 3 else 0
+            shape = LoraTarget(layers, np.zeros((len(layers), 0, width), np.float32), np.zeros((0, 0, 0), np.float32))
+            try:
+                check_metrics(LoraWeights({target: shape}), {target: Metric(basis, excess)})
+            except AdapterError as error:
+                raise self._bad(error.message) from error
+
+    def _ffn_size(self) -> int:
+        declared = self._inputs["ffn"].shape[2] if "ffn" in self._inputs else 0
+        return declared if isinstance(declared, int) else self._info.base_ffn_size
+
+    def _check_activations(self, activations: Activations) -> None:
+        capture, info = self._info.capture, self._info
+        tokens = activations.hidden.shape[1] if capture.taps else activations.ffn.shape[1]
+        if not 0 < tokens <= info.chunk_tokens:
+            raise HypernetworkError(f"a chunk must have 1 to {info.chunk_tokens} tokens, got {tokens}")
+        for name, array, rows in (
+            ("activations", activations.hidden, len(capture.taps)),
+            ("ffn", activations.ffn, len(capture.ffn_blocks)),
+        ):
+            if name not in self._inputs:
+                continue
+            width = info.base_hidden_size if name == "activations" else self._ffn_size()
+            if array.shape != (rows, tokens, width) or array.dtype != np.float32:
+                raise HypernetworkError(
+                    f"`{name}` must be float32 [{rows}, {tokens}, {width}], got {array.dtype} {list(array.shape)}"
+                )
+
+    def _run(self, names: Sequence[str], feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+        try:
+            values = self._session.run(list(names), dict(feeds))
+        except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
+            logger.exception("onnxruntime failed on %s", self._info.path)
+            raise self._bad(f"it cannot be run ({_first_line(error)})") from error
+        arrays = {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+        for name, array in arrays.items():
+            if array.dtype != np.float32:
+                raise self._bad(f"output `{name}` must be float32, got {array.dtype}")
+        return cast("dict[str, FloatArray]", arrays)
+
+    def _weights(self, values: Mapping[str, FloatArray], prefix: str) -> LoraWeights:
+        try:
+            return validate(
+                LoraWeights(
+                    {
+                        target: LoraTarget(layers, values[f"{prefix}a.{target}"], values[f"{prefix}b.{target}"])
+                        for target, layers in self._info.targets.items()
+                    }
+                )
+            )
+        except AdapterError as error:
+            raise self._bad(f"it made unusable weights: {error.message}") from error
+
+    def _bad(self, what: str) -> HypernetworkError:
+        return HypernetworkError(f"hypernetwork `{self._info.path}`: {what}", _UNREADABLE_HINT)
+
+
+def _session(path: Path, threads: int, providers: Sequence[str]) -> InferenceSession:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise HypernetworkError(
+            "onnxruntime is not installed, so no hypernetwork can run",
+            "install it with `pip install localhyper[cpu]` (or [gpu]), never both",
+        ) from error
+    onnxruntime.set_default_logger_severity(_QUIET)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _QUIET
+    wanted = _usable(providers, onnxruntime.get_available_providers())
+    try:
+        return onnxruntime.InferenceSession(os.fspath(path), options, providers=wanted)
+    except Exception as error:  # see _run
+        if wanted != [CPU_PROVIDER]:
+            logger.warning("%s did not load (%s); using the CPU", wanted[0], _first_line(error))
+            return _session(path, threads, ())
+        logger.exception("onnxruntime refused %s", path)
+        raise HypernetworkError(
+            f"hypernetwork `{path}` cannot be loaded ({_first_line(error)})", _UNREADABLE_HINT
+        ) from error
+
+
+def _usable(providers: Sequence[str], built_in: Sequence[str]) -> list[str]:
+    """The wanted providers this build has, with the CPU last."""
+    for name in providers:
+        if name not in built_in:
+            logger.warning("execution provider %s is not in this onnxruntime; it has %s", name, ", ".join(built_in))
+    return [name for name in providers if name in built_in and name != CPU_PROVIDER] + [CPU_PROVIDER]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+class _Value(Protocol):
+    """What onnxruntime tells of one input or output."""
+
+    name: str
+    shape: list[int | str | None]
+    type: str
+
+
+def _check_inputs(info: BundleInfo, inputs: Mapping[str, _Value]) -> None:
+    wanted = {"activations"} if info.capture.taps else set()
+    wanted |= {"ffn"} if info.capture.ffn_blocks else set()
+    if set(inputs) != wanted:
+        raise HypernetworkError(
+            f"hypernetwork `{info.path}` has inputs {sorted(inputs)}, its description needs {sorted(wanted)}",
+            _UNREADABLE_HINT,
+        )
+    sizes = {
+        "activations": (len(info.capture.taps), None, info.base_hidden_size),
+        "ffn": (len(info.capture.ffn_blocks), None, info.base_ffn_size or None),
+    }
+    for name, value in inputs.items():
+        _check_value(info, value, sizes[name])
+        if isinstance(value.shape[1], int):
+            raise HypernetworkError(f"hypernetwork `{info.path}`: `{name}` must take any number of tokens")
+
+
+def _check_outputs(info: BundleInfo, outputs: Mapping[str, _Value]) -> None:
+    known = {f"{part}.{name}" for part in ("a", "b") for name in info.targets}
+    pairs = [("bias_a", "bias_b"), ("metric_basis", "metric_excess")]
+    optional = {f"{part}.{name}" for pair in pairs for part in pair for name in info.targets}
+    missing, unknown = known - set(outputs), set(outputs) - known - optional
+    if missing or unknown:
+        raise HypernetworkError(
+            f"hypernetwork `{info.path}`: outputs missing {sorted(missing)}, not understood {sorted(unknown)}",
+            _UNREADABLE_HINT,
+        )
+    bias = {name for name in outputs if name.startswith("bias_")}
+    if bias and len(bias) != 2 * len(info.targets):
+        raise HypernetworkError(f"hypernetwork `{info.path}`: a bias needs both halves of every target")
+    for name in info.targets:
+        if (f"metric_basis.{name}" in outputs) != (f"metric_excess.{name}" in outputs):
+            raise HypernetworkError(f"hypernetwork `{info.path}`: the metric of `{name}` has only one half")
+    for name, value in outputs.items():
+        axes = 2 if name.startswith("metric_excess.") else 3
+        _check_value(info, value, (len(info.targets[name.split(".", 1)[1]]), *[None] * (axes - 1)))
+
+
+def _check_value(info: BundleInfo, value: _Value, wanted: tuple[int | None, ...]) -> None:
+    """Compare type and fixed axes; an axis that is None or symbolic on either side fits."""
+    fits = len(value.shape) == len(wanted) and all(
+        want is None or not isinstance(got, int) or got == want for got, want in zip(value.shape, wanted, strict=False)
+    )
+    if value.type != "tensor(float)" or not fits:
+        shape = [axis if axis is not None else "any" for axis in wanted]
+        raise HypernetworkError(
+            f"hypernetwork `{info.path}`: `{value.name}` must be tensor(float) {shape}, got {value.type} {value.shape}",
+            _UNREADABLE_HINT,
+        )

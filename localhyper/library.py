@@ -1,0 +1,352 @@
+"""What has been made: adapters on disk, their rows, and the text they were made from, for quotes.
+
+Knows neither models nor hypernetworks; it stores what the pipeline tells it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from localhyper.database import Database
+from localhyper.errors import LibraryError
+
+TRASH = ".trash"
+MAX_NAME = 64
+_NAME = re.compile(r"[^\W_][\w.-]*", re.UNICODE)
+_LIST_HINT = "`localhyper adapters list` shows the names"
+
+
+@dataclass(frozen=True)
+class AdapterInfo:
+    """One adapter of the library.
+
+    Attributes:
+        id: Row number, stable; 0 before it is stored.
+        name: Unique, for people and for `--with`.
+        path: The `.gguf` file.
+        key: Hex digest over document, base, hypernetwork and options: equal keys, equal adapters.
+        title: The document's title.
+        kind: The document's kind (`pdf`, `txt`, …).
+        origin: Where the document came from.
+        document_sha256: Hex digest of the document's text.
+        base_name: Name of the base model it was made with.
+        base_fingerprint: Fingerprint of that base model.
+        hypernet_name: Name of the hypernetwork.
+        hypernet_sha256: Digest of the hypernetwork's bundle.
+        rank: LoRA rank.
+        energy_kept: Share of the generated update's energy that survived recompression, 1.0 = all.
+        tokens: Tokens of the document.
+        chunks: Chunks it was cut into.
+        size_bytes: Size of the file.
+        made_at: ISO 8601 in UTC.
+        notes: What was left out of the document and why.
+    """
+
+    name: str
+    path: Path
+    key: str
+    title: str
+    kind: str
+    origin: str
+    document_sha256: str
+    base_name: str
+    base_fingerprint: str
+    hypernet_name: str
+    hypernet_sha256: str
+    rank: int
+    energy_kept: float
+    tokens: int
+    chunks: int
+    size_bytes: int
+    made_at: str
+    notes: tuple[str, ...] = ()
+    id: int = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether the file is there with the size it was written with."""
+        try:
+            return self.path.stat().st_size == self.size_bytes
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A piece of an adapter's source text.
+
+    Attributes:
+        adapter_id: `AdapterInfo.id`; 0 before it is stored.
+        chunk: 0-based chunk of the document.
+        text: The words, with the white space after them: all passages of a document joined are its text.
+        start: Character offset in the document's text.
+        end: Character offset after the last character.
+        score: Relevance, higher is better; 0 where nothing was searched.
+    """
+
+    chunk: int
+    text: str
+    start: int
+    end: int
+    adapter_id: int = 0
+    score: float = 0.0
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def check_name(name: str) -> str:
+    """Return `name` if it may name an adapter.
+
+    Raises:
+        LibraryError: Empty, too long, or with characters that belong to paths or to `NAME@SCALE`.
+    """
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME or ".." in name:
+        raise LibraryError(
+            f"`{name[:80]}` cannot be an adapter's name",
+            f"use up to {MAX_NAME} letters, digits, `-`, `_` and `.`, beginning with a letter or digit",
+        )
+    return name
+
+
+def slug(title: str) -> str:
+    """A title as an adapter name: lower case, words joined by `-`; `adapter` where nothing is left."""
+    plain = unicodedata.normalize("NFKC", title).casefold()
+    words = re.findall(r"[^\W_]+", plain)
+    text = ""
+    for word in words:
+        if len(text) + len(word) >= 40 and text:
+            break
+        text = f"{text}-{word[:40]}" if text else word[:40]
+    return text or "adapter"
+
+
+class Library:
+    """Adapters under one folder: rows in a database, weights in `adapters/*.gguf`."""
+
+    def __init__(self, database: Database, adapters: Path) -> None:
+        """Use an open database and the folder of adapter files (made when missing).
+
+        Raises:
+            LibraryError: The folder cannot be made.
+        """
+        self.database = database
+        self._folder = adapters
+        try:
+            (adapters / TRASH).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise LibraryError(f"cannot make folder `{adapters}`: {error.strerror}") from error
+
+    def file_for(self, name: str, key: str) -> Path:
+        """Where a new adapter's file goes: the name for people, a piece of the key to keep it apart for ever."""
+        return self._folder / f"{check_name(name)}-{key[:12]}.gguf"
+
+    def free_name(self, wanted: str) -> str:
+        """`wanted`, or `wanted-2`, `wanted-3`, … until no living adapter has it."""
+        check_name(wanted)
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT name FROM adapters WHERE removed_at IS NULL")
+            taken = {str(row["name"]).casefold() for row in rows}
+        number, name = 1, wanted
+        while name.casefold() in taken:
+            number += 1
+            name = f"{wanted}-{number}"
+        return name
+
+    def add(self, info: AdapterInfo, passages: Iterable[Passage] = ()) -> AdapterInfo:
+        """Store an adapter whose file is written already; equal key = the stored one is returned.
+
+        Raises:
+            LibraryError: The name is taken by another adapter.
+        """
+        check_name(info.name)
+        values = _to_row(info)
+        columns, marks = ", ".join(values), ", ".join("?" * len(values))
+        try:
+            with self.database.transaction() as connection:
+                cursor = connection.execute(f"INSERT INTO adapters ({columns}) VALUES ({marks})", list(values.values()))
+                number = int(cursor.lastrowid or 0)
+                connection.executemany(
+                    "INSERT INTO passages (text, adapter_id, chunk, start, stop) VALUES (?, ?, ?, ?, ?)",
+                    [(piece.text, number, piece.chunk, piece.start, piece.end) for piece in passages],
+                )
+        except sqlite3.IntegrityError as error:
+            twin = self.find_by_key(info.key)
+            if twin is not None:
+                return twin
+            raise LibraryError(f"there is an adapter named `{info.name}` already", "choose another --name") from error
+        return replace(info, id=number)
+
+    def list(self) -> tuple[AdapterInfo, ...]:
+        """All adapters, newest first."""
+        with self.database.reading() as connection:
+            rows = connection.execute("SELECT * FROM adapters WHERE removed_at IS NULL ORDER BY id DESC").fetchall()
+        return tuple(self._info(row) for row in rows)
+
+    def get(self, name: str) -> AdapterInfo:
+        """The adapter of that name, or the only one whose name begins so.
+
+        Raises:
+            LibraryError: None or several.
+        """
+        everything = self.list()
+        wanted = name.casefold()
+        exact = [info for info in everything if info.name.casefold() == wanted]
+        found = exact or [info for info in everything if wanted and info.name.casefold().startswith(wanted)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            names = ", ".join(f"`{info.name}`" for info in found[:5])
+            raise LibraryError(f"`{name}` begins the names of {len(found)} adapters: {names}", "write more of the name")
+        hint = _LIST_HINT if everything else "make one with `localhyper attach FILE`"
+        raise LibraryError(f"there is no adapter named `{name[:80]}`", hint)
+
+    def find_by_key(self, key: str) -> AdapterInfo | None:
+        """The adapter made from exactly the same things; None where there is none or its file is gone or changed."""
+        with self.database.reading() as connection:
+            row = connection.execute("SELECT * FROM adapters WHERE key = ? AND removed_at IS NULL", [key]).fetchone()
+        if row is None:
+            return None
+        info = self._info(row)
+        if info.usable:
+            return info
+        with self.database.transaction() as connection:
+            _purge_rows(connection, [info.id])
+        return None
+
+    def rename(self, name: str, to: str) -> AdapterInfo:
+        """Give an adapter another name. Its file keeps its place.
+
+        Raises:
+            LibraryError: No such adapter, a bad name, or a name that is taken.
+        """
+        info = self.get(name)
+        check_name(to)
+        try:
+            with self.database.transaction() as connection:
+                connection.execute("UPDATE adapters SET name = ? WHERE id = ?", [to, info.id])
+        except sqlite3.IntegrityError as error:
+            raise LibraryError(f"there is an adapter named `{to}` already", "choose another name") from error
+        return replace(info, name=to)
+
+    def remove(self, name: str) -> AdapterInfo:
+        """Move an adapter to the trash, where it stays until `purge`; `restore` undoes it."""
+        info = self.get(name)
+        trash = self._folder / TRASH / f"{info.id}-{info.path.name}"
+        with self.database.transaction() as connection:
+            connection.execute("UPDATE adapters SET removed_at = ? WHERE id = ?", [now(), info.id])
+            if info.path.exists():
+                os.replace(info.path, trash)
+        return info
+
+    def removed(self) -> tuple[AdapterInfo, ...]:
+        """What lies in the trash, the last removed first."""
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                "SELECT * FROM adapters WHERE removed_at IS NOT NULL ORDER BY removed_at DESC, id DESC"
+            ).fetchall()
+        return tuple(self._info(row) for row in rows)
+
+    def restore(self, name: str) -> AdapterInfo:
+        """Bring back the last removed adapter of that name, under a free name.
+
+        Raises:
+            LibraryError: None in the trash, its file is gone, or the same document was attached again since.
+        """
+        found = [info for info in self.removed() if info.name.casefold() == name.casefold()]
+        if not found:
+            raise LibraryError(f"there is no `{name[:80]}` in the trash")
+        info = found[0]
+        trash = self._folder / TRASH / f"{info.id}-{info.path.name}"
+        if not trash.exists():
+            raise LibraryError(f"the file of `{name}` is gone from the trash", "attach the document again")
+        free = self.free_name(info.name)
+        try:
+            with self.database.transaction() as connection:
+                connection.execute("UPDATE adapters SET removed_at = NULL, name = ? WHERE id = ?", [free, info.id])
+                os.replace(trash, info.path)
+        except sqlite3.IntegrityError as error:
+            raise LibraryError(f"the document of `{name}` has been attached again since", _LIST_HINT) from error
+        return replace(info, name=free)
+
+    def purge(self) -> int:
+        """Delete everything in the trash for good; how many adapters that were."""
+        removed = self.removed()
+        with self.database.transaction() as connection:
+            _purge_rows(connection, [info.id for info in removed])
+        for info in removed:
+            (self._folder / TRASH / f"{info.id}-{info.path.name}").unlink(missing_ok=True)
+        return len(removed)
+
+    def export(self, name: str, to: Path, *, overwrite: bool = False) -> Path:
+        """Copy an adapter's file; `to` may be a folder.
+
+        Raises:
+            LibraryError: No such adapter, its file is gone, the target exists or cannot be written.
+        """
+        info = self.get(name)
+        target = to / f"{info.name}.gguf" if to.is_dir() else to
+        if target.exists() and not overwrite:
+            raise LibraryError(f"`{target}` exists already", "add --force to replace it")
+        partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            shutil.copyfile(info.path, partial)
+            os.replace(partial, target)
+        except OSError as error:
+            partial.unlink(missing_ok=True)
+            raise LibraryError(f"cannot copy `{info.path}` to `{target}`: {error.strerror}") from error
+        return target
+
+    def search_passages(self, query: str, adapter_ids: Sequence[int], limit: int = 5) -> tuple[Passage, ...]:
+        """Passages of these adapters' documents that share words with `query`, the best first."""
+        words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))[:50]
+        if not words or not adapter_ids:
+            return ()
+        marks = ", ".join("?" * len(adapter_ids))
+        match = " OR ".join(f'"{word}"' for word in words)
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                f"SELECT *, -bm25(passages) AS score FROM passages WHERE passages MATCH ? AND adapter_id IN ({marks}) "
+                "ORDER BY score DESC, rowid LIMIT ?",
+                [match, *adapter_ids, limit],
+            ).fetchall()
+        return tuple(_passage(row, float(row["score"])) for row in rows)
+
+    def passages(self, adapter_id: int) -> tuple[Passage, ...]:
+        """The whole source text of an adapter, in order."""
+        with self.database.reading() as connection:
+            rows = connection.execute(
+                "SELECT * FROM passages WHERE adapter_id = ? ORDER BY chunk, rowid", [adapter_id]
+            ).fetchall()
+        return tuple(_passage(row, 0.0) for row in rows)
+
+    def _info(self, row: sqlite3.Row) -> AdapterInfo:
+        values = {field.name: row[field.name] for field in fields(AdapterInfo) if field.name not in ("path", "notes")}
+        # `file` is a bare name: a row from elsewhere cannot point out of the folder.
+        return AdapterInfo(**values, path=self._folder / Path(row["file"]).name, notes=tuple(json.loads(row["notes"])))
+
+
+def _to_row(info: AdapterInfo) -> dict[str, object]:
+    names = [field.name for field in fields(AdapterInfo) if field.name not in ("path", "id")]
+    values: dict[str, object] = {name: getattr(info, name) for name in names}
+    return {**values, "file": info.path.name, "notes": json.dumps(list(info.notes), ensure_ascii=False)}
+
+
+def _passage(row: sqlite3.Row, score: float) -> Passage:
+    return Passage(row["chunk"], row["text"], row["start"], row["stop"], row["adapter_id"], score)
+
+
+def _purge_rows(connection: sqlite3.Connection, numbers: Sequence[int]) -> None:
+    connection.executemany("DELETE FROM passages WHERE adapter_id = ?", [(number,) for number in numbers])
+    connection.executemany("DELETE FROM adapters WHERE id = ?", [(number,) for number in numbers])

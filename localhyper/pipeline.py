@@ -1,0 +1,351 @@
+"""From a document to an adapter in the library: chunk, encode, generate, merge, write.
+
+Works on any `Engine` and `Hypernetwork`; reports progress, stops between chunks, goes on where it was stopped, and does
+nothing at all for a document it has attached before. Knows neither files of documents nor the command line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from localhyper.bundle import BundleInfo, check_base
+from localhyper.checkpoint import Checkpoint, CheckpointFile
+from localhyper.chunking import Chunk, split_document
+from localhyper.engine import Activations, BaseModelInfo, Engine
+from localhyper.errors import LibraryError, LocalHyperError, SourceError
+from localhyper.gguf_adapter import AdapterMetadata, write_adapter
+from localhyper.hypernet import Hypernetwork
+from localhyper.library import AdapterInfo, Library, Passage, check_name, now, slug
+from localhyper.lora import Accumulator, LoraWeights, Recompressed, even_ranks, working_rank
+from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
+from localhyper.sources.document import Document
+
+DEFAULT_RANK = 64
+UNLIMITED_RANK = 1 << 14  # most an adapter file may have
+KEY_VERSION = 1  # raise it when the same inputs would give another adapter
+CHECKPOINT_SECONDS = 2.0
+ETA_WINDOW = 8
+ETA_AFTER = 3
+PASSAGE_CHARS = 400
+_SENTENCE_END = re.compile(r"(?<=[.!?…\u3002\uff01\uff1f])\s+|\n\s*\n")
+
+
+@dataclass(frozen=True)
+class AttachOptions:
+    """How to make an adapter.
+
+    Attributes:
+        rank: Rank budget of the adapter; 0 = no recompression.
+        name: Wanted name; empty = from the document's title.
+        dtype: Number format of the file.
+        cache_dir: Where checkpoints go; None = a stopped run starts over.
+    """
+
+    rank: int = DEFAULT_RANK
+    name: str = ""
+    dtype: Literal["f16", "f32"] = "f16"
+    cache_dir: Path | None = None
+
+
+@dataclass(frozen=True)
+class AttachResult:
+    """What an attach made.
+
+    Attributes:
+        adapter: The library's row; its `energy_kept` is what recompression left of the generated update.
+        reused: Whether it had been made before, so that nothing was computed.
+        resumed_chunks: Chunks that an earlier, stopped run had finished.
+        timings: Seconds per stage: `chunk`, `encode`, `generate`, `merge`, `write`; empty when reused.
+    """
+
+    adapter: AdapterInfo
+    reused: bool
+    resumed_chunks: int = 0
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+def adapter_key(document: Document, base: BaseModelInfo, bundle: BundleInfo, options: AttachOptions) -> str:
+    """Hex digest over all that decides an adapter: text, base (any quantization), hypernetwork, rank, number format."""
+    parts = [KEY_VERSION, document.sha256, base.fingerprint, bundle.sha256, options.rank, options.dtype]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def find_attached(
+    document: Document, base: BaseModelInfo, bundle: BundleInfo, library: Library, options: AttachOptions
+) -> AttachResult | None:
+    """The adapter of an earlier attach of the same things; needs no model in memory. None where it has to be made.
+
+    Raises:
+        HypernetworkError: The hypernetwork is for another base model.
+        LibraryError: The wanted name is impossible or taken by another document's adapter.
+    """
+    check_base(bundle, base)
+    key = adapter_key(document, base, bundle, options)
+    found = library.find_by_key(key)
+    if found is not None:
+        return AttachResult(found, reused=True)
+    if options.name and library.free_name(check_name(options.name)) != options.name:
+        raise LibraryError(f"there is an adapter named `{options.name}` already", "choose another --name")
+    return None
+
+
+def attach_document(
+    document: Document,
+    engine: Engine,
+    hypernetwork: Hypernetwork,
+    library: Library,
+    options: AttachOptions | None = None,
+    progress: ProgressCallback = ignore_progress,
+    cancel: CancelToken | None = None,
+) -> AttachResult:
+    """Make a document's adapter and store it; memory stays bounded however long the document is.
+
+    Raises:
+        SourceError: The document has no tokens.
+        HypernetworkError: The hypernetwork is for another base model or made unusable weights.
+        LibraryError: The wanted name is taken, or the library is damaged.
+        Cancelled: `cancel` was set; finished chunks are kept in `options.cache_dir`.
+    """
+    options = options or AttachOptions()
+    found = find_attached(document, engine.info, hypernetwork.info, library, options)
+    if found is not None:
+        return found
+    run = _Attach(document, engine, hypernetwork, options, progress, cancel or CancelToken())
+    chunks = run.split()
+    resumed = run.generate(chunks)
+    result = run.merge()
+    adapter = run.store(library, chunks, result)
+    run.clean()
+    return AttachResult(adapter, reused=False, resumed_chunks=resumed, timings=run.timings)
+
+
+class _Attach:
+    """One attach under way."""
+
+    def __init__(
+        self,
+        document: Document,
+        engine: Engine,
+        hypernetwork: Hypernetwork,
+        options: AttachOptions,
+        progress: ProgressCallback,
+        cancel: CancelToken,
+    ) -> None:
+        self._document, self._engine, self._hypernetwork = document, engine, hypernetwork
+        self._options, self._progress, self._cancel = options, progress, cancel
+        self._rank = options.rank or UNLIMITED_RANK
+        self._accumulator: Accumulator | None = None
+        self._checkpoint: CheckpointFile | None = None
+        self.timings = {"chunk": 0.0, "encode": 0.0, "generate": 0.0, "merge": 0.0, "write": 0.0}
+
+    def split(self) -> Sequence[Chunk]:
+        """The document's chunks, at least one."""
+        self._report("chunk", 0, 0)
+        info = self._hypernetwork.info
+        with self._timed("chunk"):
+            tokenize, detokenize = self._engine.tokenize, self._engine.detokenize
+            chunks = split_document(self._document, tokenize, detokenize, info.chunk_tokens, cancel=self._cancel)
+        chunks = [chunk for chunk in chunks if len(chunk.token_ids)]
+        if not chunks:
+            raise SourceError(f"`{self._document.title}` has no text to attach", "choose a document with text")
+        self._report("chunk", len(chunks), len(chunks))
+        return chunks
+
+    def generate(self, chunks: Sequence[Chunk]) -> int:
+        """Sum all chunks' adapters; how many of them an earlier run had done."""
+        self._checkpoint = self._checkpoint_file(chunks)
+        before = self._checkpoint.load() if self._checkpoint is not None else None
+        done = before.done if before is not None and before.done <= len(chunks) else 0
+        if before is not None and done:
+            self._sum(before.state.settled or before.state.pending).restore(before.state)
+        self._each_chunk(chunks, done)
+        return done
+
+    def _each_chunk(self, chunks: Sequence[Chunk], first: int) -> None:
+        eta = _MovingEta()
+        saved, saved_at, total = first, time.monotonic(), len(chunks)
+        done = first
+        try:
+            for done in range(first, total):
+                self._cancel.check()
+                self._report("encode", done, total, eta.seconds(total - done))
+                started = time.monotonic()
+                activations = self._encode(chunks[done])
+                self._report("generate", done, total, eta.seconds(total - done))
+                self._add(activations)
+                eta.add(time.monotonic() - started)
+                if time.monotonic() - saved_at > CHECKPOINT_SECONDS and done + 1 < total:
+                    self._save(done + 1)
+                    saved, saved_at = done + 1, time.monotonic()
+            done = total
+        except LocalHyperError:
+            # Raised before a chunk is added, so exactly `done` chunks are in the sum. Of nothing else is that sure.
+            if done > saved:
+                self._save(done)
+            raise
+        self._report("generate", total, total)
+
+    def _encode(self, chunk: Chunk) -> Activations:
+        """Activations of the chunk's own tokens, with prefix and suffix round them while encoding."""
+        info = self._hypernetwork.info
+        with self._timed("encode"):
+            before = self._engine.tokenize(info.prefix, special=True) if info.prefix else np.empty(0, np.int32)
+            after = self._engine.tokenize(info.suffix, special=True) if info.suffix else np.empty(0, np.int32)
+            ids = np.concatenate([before, chunk.token_ids, after]).astype(np.int32)
+            whole = self._engine.encode(ids, info.capture, cancel=self._cancel)
+        inside = slice(len(before), len(before) + len(chunk.token_ids))
+        return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))
+
+    def _add(self, activations: Activations) -> None:
+        with self._timed("generate"):
+            weights = self._hypernetwork.generate(activations)
+        with self._timed("merge"):
+            self._sum(weights).add(weights)
+
+    def _sum(self, like: LoraWeights | None = None) -> Accumulator:
+        """The accumulator, made when the widths of the targets are known."""
+        if self._accumulator is None:
+            self._accumulator = Accumulator(self._limit(like), self._hypernetwork.metrics())
+        return self._accumulator
+
+    def _limit(self, like: LoraWeights | None) -> int:
+        targets = like.targets.values() if like is not None else ()
+        return working_rank(self._rank, [(target.a.shape[2], target.b.shape[1]) for target in targets])
+
+    def merge(self) -> Recompressed:
+        """The bias appended once, recompressed to the budget."""
+        self._cancel.check()
+        self._report("merge", 0, 1)
+        with self._timed("merge"):
+            result = self._sum().finish(self._hypernetwork.bias(), self._rank)
+            result = Recompressed(even_ranks(result.weights), result.energy_kept)
+        if result.weights.rank == 0:
+            raise SourceError(f"`{self._document.title}` is too short to make an adapter of", "attach more text")
+        self._report("merge", 1, 1)
+        return result
+
+    def store(self, library: Library, chunks: Sequence[Chunk], result: Recompressed) -> AdapterInfo:
+        """Write the file, then the row: a file without a row is harmless, a row without a file is not."""
+        self._report("write", 0, 1)
+        with self._timed("write"):
+            info = self._describe(library, chunks, result)
+            write_adapter(info.path, result.weights, self._engine.info, self._file_metadata(info), self._options.dtype)
+            info = _with_size(info)
+            stored = library.add(info, _passages(chunks))
+        self._report("write", 1, 1)
+        return stored
+
+    def _describe(self, library: Library, chunks: Sequence[Chunk], result: Recompressed) -> AdapterInfo:
+        document, base, bundle = self._document, self._engine.info, self._hypernetwork.info
+        key = adapter_key(document, base, bundle, self._options)
+        name = self._options.name or library.free_name(slug(document.title))
+        return AdapterInfo(
+            name=name,
+            path=library.file_for(name, key),
+            key=key,
+            title=document.title,
+            kind=document.kind,
+            origin=document.origin,
+            document_sha256=document.sha256,
+            base_name=base.name,
+            base_fingerprint=base.fingerprint,
+            hypernet_name=bundle.name,
+            hypernet_sha256=bundle.sha256,
+            rank=result.weights.rank,
+            energy_kept=result.energy_kept,
+            tokens=sum(len(chunk.token_ids) for chunk in chunks),
+            chunks=len(chunks),
+            size_bytes=0,
+            made_at=now(),
+            notes=document.notes,
+        )
+
+    def _file_metadata(self, info: AdapterInfo) -> AdapterMetadata:
+        return AdapterMetadata(
+            name=info.name,
+            source_title=info.title,
+            source_kind=info.kind,
+            source_sha256=info.document_sha256,
+            source_tokens=info.tokens,
+            source_chunks=info.chunks,
+            hypernetwork_name=info.hypernet_name,
+            hypernetwork_sha256=info.hypernet_sha256,
+            base_fingerprint=info.base_fingerprint,
+            rank=info.rank,
+            energy_kept=info.energy_kept,
+            made_at=info.made_at,
+        )
+
+    def clean(self) -> None:
+        """Drop the checkpoint: the adapter is stored."""
+        if self._checkpoint is not None:
+            self._checkpoint.remove()
+
+    def _checkpoint_file(self, chunks: Sequence[Chunk]) -> CheckpointFile | None:
+        if self._options.cache_dir is None:
+            return None
+        info = self._hypernetwork.info
+        digest = hashlib.sha256(json.dumps([KEY_VERSION, info.sha256, info.base_fingerprint, self._rank]).encode())
+        for chunk in chunks:
+            digest.update(len(chunk.token_ids).to_bytes(8, "little"))
+            digest.update(np.ascontiguousarray(chunk.token_ids, dtype="<i4").tobytes())
+        return CheckpointFile(self._options.cache_dir, digest.hexdigest())
+
+    def _save(self, done: int) -> None:
+        if self._checkpoint is not None and self._accumulator is not None:
+            self._checkpoint.save(Checkpoint(done, self._accumulator.state))
+
+    def _report(self, stage: str, done: int, total: int, eta: float | None = None) -> None:
+        self._progress(Progress(stage, done, total, self._document.title, eta))
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[stage] += time.perf_counter() - started
+
+
+class _MovingEta:
+    """Seconds left from the last few chunks; unknown until some are done."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=ETA_WINDOW)
+        self._count = 0
+
+    def add(self, seconds: float) -> None:
+        self._seconds.append(seconds)
+        self._count += 1
+
+    def seconds(self, left: int) -> float | None:
+        if self._count < ETA_AFTER:
+            return None
+        return left * sum(self._seconds) / len(self._seconds)
+
+
+def _with_size(info: AdapterInfo) -> AdapterInfo:
+    return replace(info, size_bytes=info.path.stat().st_size)
+
+
+def _passages(chunks: Sequence[Chunk]) -> Iterator[Passage]:
+    """Each chunk's text in pieces short enough to quote, cut after sentences; joined they are the document's text."""
+    for chunk in chunks:
+        start = 0
+        ends = [match.end() for match in _SENTENCE_END.finditer(chunk.text)] + [len(chunk.text)]
+        for end, following in zip(ends, [*ends[1:], None], strict=True):
+            if following is not None and following - start <= PASSAGE_CHARS:
+                continue
+            yield Passage(chunk.index, chunk.text[start:end], chunk.start + start, chunk.start + end)
+            start = end

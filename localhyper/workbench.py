@@ -1,0 +1,257 @@
+"""One base model, its hypernetwork and the library, each opened when first needed: what a command or a screen works on.
+
+Knows settings and where things are, not how they are shown. Not thread-safe, like the engine it holds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, cast
+
+from localhyper.bundle import BundleInfo, read_bundle
+from localhyper.config import Config
+from localhyper.engine import AdapterUse, BaseModelInfo, Engine, EngineConfig, Sampling
+from localhyper.errors import AdapterError, ConfigError, LibraryError
+from localhyper.library import AdapterInfo, Library
+from localhyper.paths import Paths
+from localhyper.pipeline import AttachOptions, AttachResult, attach_document, find_attached
+from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
+
+if TYPE_CHECKING:
+    from localhyper.hypernet import OnnxHypernetwork
+    from localhyper.jobs import JobRequest
+    from localhyper.registry import Registry
+    from localhyper.sources import Document, ReadLimits
+
+SCALE_LIMIT = 100.0
+
+
+@dataclass(frozen=True)
+class Attached:
+    """An attach as a command reports it.
+
+    Attributes:
+        result: What the pipeline made.
+        seconds: All of it, loading the models included.
+        load_seconds: Loading the base model and the hypernetwork; 0 when they were in memory or not needed.
+        notes: What was left out of the document and why.
+    """
+
+    result: AttachResult
+    seconds: float
+    load_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class Workbench:
+    """Everything for one base model and one hypernetwork; close it, or use it as a context manager."""
+
+    def __init__(self, paths: Paths, config: Config, *, base: str = "", hypernet: str = "") -> None:
+        """Open nothing yet; `base` and `hypernet` go before the settings (names or paths, empty = as set)."""
+        self.paths = paths
+        self.config = config
+        self._base = base or config.base.name
+        self._hypernet = hypernet or config.hypernet.name
+        self._engine: Engine | None = None
+        self._hypernetwork: OnnxHypernetwork | None = None
+        self._library: Library | None = None
+        self._registry: Registry | None = None
+        self._base_info: BaseModelInfo | None = None
+        self._bundle: BundleInfo | None = None
+
+    def __enter__(self) -> Workbench:
+        """The workbench itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Free the models. Calling it twice is harmless."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = self._hypernetwork = None
+
+    @property
+    def registry(self) -> Registry:
+        """The known models."""
+        if self._registry is None:
+            from localhyper.registry import load_registry
+
+            self._registry = load_registry(self.paths)
+        return self._registry
+
+    @property
+    def library(self) -> Library:
+        """The library on disk."""
+        if self._library is None:
+            from localhyper.database import Database
+
+            self._library = Library(Database(self.paths.library_db), self.paths.adapters_dir)
+        return self._library
+
+    @property
+    def base_info(self) -> BaseModelInfo:
+        """The base model's header; nothing is loaded for it."""
+        if self._base_info is None:
+            from localhyper.base_header import read_base_info
+
+            self._base_info = read_base_info(self.registry.find_base(self._base))
+        return self._base_info
+
+    @property
+    def bundle(self) -> BundleInfo:
+        """The hypernetwork's description; nothing is loaded for it."""
+        if self._bundle is None:
+            self._bundle = read_bundle(self._bundle_path())
+        return self._bundle
+
+    def _bundle_path(self) -> Path:
+        if self._hypernet:
+            return self.registry.find_hypernetwork(self._base, "document", self._hypernet)
+        base = self._base if self._base in self.registry.bases else self.base_info.fingerprint
+        return self.registry.find_hypernetwork(base, "document")
+
+    def engine(self, progress: ProgressCallback = ignore_progress) -> Engine:
+        """The base model in memory."""
+        if self._engine is None:
+            from localhyper.llama_engine import LlamaEngine
+
+            info = self.base_info
+            progress(Progress("load", 0, 0, info.name))
+            self._engine = LlamaEngine.load(info.path, EngineConfig(**dataclasses.asdict(self.config.engine)))
+        return self._engine
+
+    def hypernetwork(self, progress: ProgressCallback = ignore_progress) -> OnnxHypernetwork:
+        """The hypernetwork in memory, checked against the base model."""
+        if self._hypernetwork is None:
+            from localhyper.hypernet import OnnxHypernetwork
+
+            progress(Progress("load", 0, 0, self.bundle.name))
+            settings = self.config.hypernet
+            self._hypernetwork = OnnxHypernetwork.load(
+                self.bundle.path,
+                threads=settings.threads,
+                providers=settings.providers,
+                expected_base=self.base_info,
+            )
+        return self._hypernetwork
+
+    @property
+    def sampling(self) -> Sampling:
+        """How replies are made, as set."""
+        return Sampling(**dataclasses.asdict(self.config.sampling))
+
+    def options(self, name: str = "", rank: int | None = None) -> AttachOptions:
+        """How adapters are made, as set; `rank` None = as set."""
+        settings = self.config.adapter
+        dtype = cast("Literal['f16', 'f32']", settings.dtype)
+        wanted = settings.rank_budget if rank is None else rank
+        return AttachOptions(wanted, name, dtype, self.paths.chunk_cache_dir)
+
+    def read(
+        self,
+        request: JobRequest,
+        *,
+        password: str = "",
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> Document:
+        """The document of a request: its text, or its file or folder.
+
+        Raises:
+            SourceError: Nothing readable there.
+        """
+        from localhyper.sources import read_any, read_text
+
+        progress(Progress("read", 0, 0, request.source or "text"))
+        if request.text:
+            return read_text(request.text, request.name or _first_words(request.text))
+        return read_any(request.source, limits=self._read_limits(), password=password, progress=progress, cancel=cancel)
+
+    def _read_limits(self) -> ReadLimits:
+        from localhyper.sources import ReadLimits
+
+        return ReadLimits(**dataclasses.asdict(self.config.source))
+
+    def attach(
+        self,
+        document: Document,
+        options: AttachOptions,
+        *,
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> Attached:
+        """Attach a document; the models are loaded only when it has not been attached before.
+
+        Raises:
+            LocalHyperError: Whatever the pipeline, the models or the library raise.
+        """
+        started = time.perf_counter()
+        found = find_attached(document, self.base_info, self.bundle, self.library, options)
+        if found is not None:
+            return Attached(found, time.perf_counter() - started)
+        loading = time.perf_counter()
+        engine, hypernetwork = self.engine(progress), self.hypernetwork(progress)
+        loaded = time.perf_counter() - loading
+        result = attach_document(document, engine, hypernetwork, self.library, options, progress, cancel)
+        return Attached(result, time.perf_counter() - started, loaded, notes=document.notes)
+
+    def uses(self, wanted: Sequence[str]) -> tuple[tuple[str, AdapterUse], ...]:
+        """`NAME`, `NAME@SCALE` or a `.gguf` file each, as (name, use) in the same order.
+
+        Raises:
+            LibraryError: No such adapter, or its file is gone.
+            ConfigError: A scale that is no number.
+        """
+        return tuple(self._use(text) for text in wanted)
+
+    def _use(self, text: str) -> tuple[str, AdapterUse]:
+        name, scale = parse_use(text)
+        path = Path(name).expanduser()
+        if path.suffix == ".gguf":
+            if not path.is_file():
+                raise AdapterError(f"adapter file `{name}` does not exist", "`localhyper adapters list` shows names")
+            return path.stem, AdapterUse(path.resolve(), scale)
+        info = self.library.get(name)
+        self._check_usable(info)
+        return info.name, AdapterUse(info.path, scale)
+
+    def _check_usable(self, info: AdapterInfo) -> None:
+        if not info.usable:
+            raise LibraryError(
+                f"the file of adapter `{info.name}` is missing or damaged: `{info.path}`", "attach its source again"
+            )
+
+
+def parse_use(text: str) -> tuple[str, float]:
+    """`NAME` or `NAME@SCALE` as (name, scale).
+
+    Raises:
+        ConfigError: No name, or a scale that is no number from -100 to 100.
+    """
+    name, mark, scale = text.rpartition("@")
+    if not mark:
+        return text, 1.0
+    try:
+        value = float(scale)
+    except ValueError:
+        value = float("nan")
+    if not name or not abs(value) <= SCALE_LIMIT:
+        raise ConfigError(
+            f"`{text[:80]}` is not `NAME` or `NAME@SCALE`",
+            f"a scale is a number from -{SCALE_LIMIT:g} to {SCALE_LIMIT:g}",
+        )
+    return name, value
+
+
+def _first_words(text: str) -> str:
+    return " ".join(text.split()[:6])[:60] or "text"

@@ -1,0 +1,225 @@
+"""The pipeline with a scripted engine and a tiny real ONNX bundle: numbers, reuse, stop and resume."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from localhyper.database import Database
+from localhyper.engine import Activations
+from localhyper.errors import Cancelled, HypernetworkError, LibraryError, SourceError
+from localhyper.gguf_adapter import read_adapter
+from localhyper.hypernet import OnnxHypernetwork
+from localhyper.library import Library
+from localhyper.lora import FloatArray, LoraWeights
+from localhyper.pipeline import AttachOptions, AttachResult, attach_document
+from localhyper.progress import CancelToken, Progress
+from localhyper.sources.document import Document
+from tests.scripted_engine import ScriptedEngine
+from tests.tiny_onnx import TinyBundle, bias_arrays, write
+
+
+def document(words: int = 60, title: str = "Long words", seed: int = 0) -> Document:
+    """A document of made-up words, some of them again and again."""
+    numbers = np.random.default_rng(seed).integers(0, 40, words)
+    text = " ".join(f"word{number}." if place % 9 == 8 else f"word{number}" for place, number in enumerate(numbers))
+    return Document(title, text, "txt", hashlib.sha256(text.encode()).hexdigest(), "x.txt")
+
+
+class Place:
+    """A library, a bundle and a checkpoint folder under one path."""
+
+    def __init__(self, root: Path, tiny: TinyBundle | None = None) -> None:
+        """Make them."""
+        self.root = root
+        self.library = Library(Database(root / "library.sqlite3"), root / "adapters")
+        self.network = OnnxHypernetwork.load(write(root / "tiny.onnx", tiny), threads=1)
+        self.reports: list[Progress] = []
+
+    def attach(
+        self,
+        what: Document | None = None,
+        engine: ScriptedEngine | None = None,
+        cancel: CancelToken | None = None,
+        watch: Callable[[Progress], None] | None = None,
+        **options: object,
+    ) -> AttachResult:
+        """Attach with f32 files and checkpoints on."""
+        chosen = AttachOptions(**{"cache_dir": self.root / "chunks", "dtype": "f32", **options})  # type: ignore[arg-type]
+        return attach_document(
+            what or document(), engine or ScriptedEngine(), self.network, self.library, chosen,
+            watch or self.reports.append, cancel,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """An empty place."""
+    return Place(tmp_path)
+
+
+def dense(weights: LoraWeights) -> FloatArray:
+    """The updates, [layers, d_out, d_in]."""
+    target = weights.targets["ffn_down"]
+    return np.asarray(np.matmul(target.b, target.a))
+
+
+def test_the_adapter_is_the_sum_over_chunks_plus_one_bias(place: Place) -> None:
+    engine = ScriptedEngine()
+    result = place.attach(engine=engine, rank=8)
+    assert len(engine.encoded) == result.adapter.chunks > 3
+    want = np.zeros((2, 8, 12), np.float32)
+    fresh = ScriptedEngine()
+    for ids in engine.encoded:
+        want += dense(place.network.generate(fresh.encode(np.array(ids, np.int32), place.network.info.capture)))
+    a, b = bias_arrays(TinyBundle())
+    weights, metadata = read_adapter(result.adapter.path)
+    np.testing.assert_allclose(dense(weights), want + np.matmul(b, a), atol=1e-4)
+    assert result.adapter.energy_kept == pytest.approx(1.0, abs=1e-6)
+    assert (metadata.source_title, metadata.source_chunks) == ("Long words", result.adapter.chunks)
+    assert metadata.base_fingerprint == engine.info.fingerprint
+    assert metadata.hypernetwork_sha256 == place.network.info.sha256
+
+
+def test_prefix_and_suffix_are_encoded_but_their_activations_are_dropped(tmp_path: Path) -> None:
+    place = Place(tmp_path, TinyBundle(prefix="before it", suffix="after", bias=False, metric=False))
+    seen: list[Activations] = []
+    original = place.network.generate
+
+    def watched(activations: Activations) -> LoraWeights:
+        seen.append(activations)
+        return original(activations)
+
+    place.network.generate = watched  # type: ignore[method-assign]
+    engine = ScriptedEngine()
+    place.attach(document(10), engine)
+    ids = engine.encoded[0]
+    assert engine.detokenize(ids[:2]) == "before it"
+    assert engine.detokenize(ids[-1:]) == "after"
+    inside = ScriptedEngine().encode(np.array(ids, np.int32), place.network.info.capture)
+    np.testing.assert_array_equal(seen[0].hidden, inside.hidden[:, 2:-1])
+    np.testing.assert_array_equal(seen[0].ffn, inside.ffn[:, 2:-1])
+
+
+def test_a_rank_budget_truncates_and_says_what_it_kept(place: Place) -> None:
+    result = place.attach(rank=3)
+    assert result.adapter.rank == 3
+    assert 0.2 < result.adapter.energy_kept < 0.999
+    weights, _ = read_adapter(result.adapter.path)
+    assert weights.rank == 3
+
+
+def test_the_same_document_is_attached_without_work(place: Place) -> None:
+    first = place.attach()
+    engine = ScriptedEngine()
+    again = place.attach(document(title="Another title"), engine)
+    assert again.reused
+    assert again.adapter == first.adapter
+    assert engine.encoded == []
+    assert not first.reused
+    assert place.attach(rank=2).adapter.key != first.adapter.key
+    first.adapter.path.unlink()
+    assert not place.attach().reused
+
+
+def test_names_come_from_titles_and_stay_unique(place: Place) -> None:
+    assert place.attach().adapter.name == "long-words"
+    assert place.attach(document(seed=1)).adapter.name == "long-words-2"
+    assert place.attach(document(seed=2), name="mine").adapter.name == "mine"
+    engine = ScriptedEngine()
+    with pytest.raises(LibraryError, match="`mine` already"):
+        place.attach(document(seed=3), engine, name="mine")
+    with pytest.raises(LibraryError, match="cannot be"):
+        place.attach(document(seed=3), engine, name="../x")
+    assert engine.encoded == []
+
+
+def test_a_stopped_run_goes_on_from_its_finished_chunks(place: Place, tmp_path: Path) -> None:
+    token = CancelToken()
+    first = ScriptedEngine(on_encode=lambda done: token.cancel() if done == 3 else None)
+    with pytest.raises(Cancelled):
+        place.attach(engine=first, cancel=token)
+    assert len(first.encoded) == 3
+    assert place.library.list() == ()
+    second = ScriptedEngine()
+    result = place.attach(engine=second)
+    assert result.resumed_chunks == 3
+    assert len(second.encoded) == result.adapter.chunks - 3
+    assert list((tmp_path / "chunks").iterdir()) == []
+
+    (tmp_path / "whole").mkdir()
+    whole = Place(tmp_path / "whole").attach()
+    np.testing.assert_array_equal(
+        dense(read_adapter(result.adapter.path)[0]), dense(read_adapter(whole.adapter.path)[0])
+    )
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 nothing", None])
+def test_a_damaged_checkpoint_means_starting_over(place: Place, tmp_path: Path, damage: bytes | None) -> None:
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        place.attach(engine=ScriptedEngine(on_encode=lambda done: token.cancel() if done == 2 else None), cancel=token)
+    (file,) = (tmp_path / "chunks").iterdir()
+    file.write_bytes(damage if damage is not None else file.read_bytes()[:-200])
+    engine = ScriptedEngine()
+    result = place.attach(engine=engine)
+    assert result.resumed_chunks == 0
+    assert len(engine.encoded) == result.adapter.chunks
+
+
+def test_progress_tells_stages_in_order_and_an_eta_after_three_chunks(place: Place) -> None:
+    place.attach()
+    stages = list(dict.fromkeys(report.stage for report in place.reports))
+    assert stages == ["chunk", "encode", "generate", "merge", "write"]
+    encodes = [report for report in place.reports if report.stage == "encode"]
+    assert [report.done for report in encodes] == list(range(len(encodes)))
+    assert {report.total for report in encodes} == {len(encodes)}
+    assert [report.eta_seconds is None for report in encodes[:4]] == [True, True, True, False]
+    assert place.reports[-1] == Progress("write", 1, 1, "Long words")
+
+
+def test_timings_cover_every_stage(place: Place) -> None:
+    timings = place.attach().timings
+    assert set(timings) == {"chunk", "encode", "generate", "merge", "write"}
+    assert all(seconds > 0 for seconds in timings.values())
+
+
+def test_the_source_text_can_be_quoted(place: Place) -> None:
+    what = document()
+    adapter = place.attach(what).adapter
+    pieces = place.library.passages(adapter.id)
+    assert all(what.text[piece.start : piece.end] == piece.text for piece in pieces)
+    assert "".join(piece.text for piece in pieces) == what.text
+    assert place.library.search_passages("word7", [adapter.id])
+
+
+def test_what_cannot_be_attached_is_refused_before_any_work(place: Place) -> None:
+    engine = ScriptedEngine("cd" * 32)
+    with pytest.raises(HypernetworkError, match="another base"):
+        place.attach(engine=engine)
+    with pytest.raises(SourceError, match="no text"):
+        place.attach(Document("empty", "", "txt", "00", ""), engine=ScriptedEngine())
+    assert engine.encoded == []
+
+
+def test_memory_stays_bounded_over_many_chunks(tmp_path: Path) -> None:
+    """400 chunks of rank 16 would have rank 6400; what is held never has more than the limit."""
+    from localhyper.lora import Accumulator
+
+    place = Place(tmp_path)
+    held: list[int] = []
+    original = Accumulator.add
+
+    def watched(self: Accumulator, part: LoraWeights) -> None:
+        original(self, part)
+        held.append(sum(one.rank for one in (self.state.settled, self.state.pending) if one))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Accumulator, "add", watched)
+        result = place.attach(document(6000), rank=4)
+    assert result.adapter.chunks > 300
+    assert max(held) <= 512
