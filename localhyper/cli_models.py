@@ -1,0 +1,111 @@
+"""`localhyper models …`: base models and hypernetworks on this machine and beyond."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from localhyper.cli_options import JsonOption, open_settings
+from localhyper.cli_output import ProgressView, put, put_json, put_table, size, stop_on_signals
+from localhyper.errors import LocalHyperError
+from localhyper.progress import CancelToken
+from localhyper.registry import ModelStatus, Registry, load_registry
+
+models_app = typer.Typer(help="List, fetch and check base models and hypernetworks.", no_args_is_help=True)
+
+ModelArgument = Annotated[str, typer.Argument(help="Name from `localhyper models list`.")]
+
+
+@models_app.command(name="list")
+def list_models(as_json: JsonOption = False) -> None:
+    """List the known base models and hypernetworks, and which are on this machine."""
+    paths, _ = open_settings()
+    found = load_registry(paths).statuses()
+    if as_json:
+        put_json([_as_json(status) for status in found])
+    else:
+        put_table(("name", "kind", "size", "where"), [_row(status) for status in found])
+
+
+def _row(status: ModelStatus) -> tuple[str, ...]:
+    missing = "not here; " + ("`models pull` fetches it" if status.spec and status.spec.fetchable else "not fetchable")
+    return status.name, status.kind, size(status.size) if status.size else "?", str(status.path or missing)
+
+
+def _as_json(status: ModelStatus) -> dict[str, object]:
+    spec = status.spec
+    return {
+        "name": status.name,
+        "kind": status.kind,
+        "path": str(status.path) if status.path else None,
+        "size_bytes": status.size,
+        "description": spec.description if spec else "",
+        "licence": spec.licence if spec else "",
+        "base": getattr(spec, "base", ""),
+        "fetchable": spec.fetchable if spec else False,
+    }
+
+
+@models_app.command()
+def pull(
+    name: ModelArgument,
+    force: Annotated[bool, typer.Option("--force", help="Fetch it again.")] = False,
+) -> None:
+    """Fetch a model's file and check it; the only command that uses the network."""
+    from localhyper.download import pull as fetch
+
+    paths, _ = open_settings()
+    spec = load_registry(paths).spec(name)
+    token = CancelToken()
+    with stop_on_signals(token), ProgressView() as view:
+        path = fetch(spec, view, token, paths=paths, force=force)
+    put(str(path))
+
+
+@models_app.command()
+def check(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", help="Default: all on this machine.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare checksums and read headers of the models on this machine."""
+    paths, _ = open_settings()
+    registry = load_registry(paths)
+    chosen = [registry.spec(name).name for name in names or []]
+    token = CancelToken()
+    results: list[tuple[ModelStatus, LocalHyperError | None]] = []
+    with stop_on_signals(token):
+        for status in registry.statuses():
+            if status.name in chosen or (not chosen and status.path):
+                with ProgressView() as view:
+                    results.append((status, _problem(status, registry, view, token)))
+    if as_json:
+        rows = [(_as_json(status), error) for status, error in results]
+        put_json([{**row, "ok": error is None, "problem": error.message if error else ""} for row, error in rows])
+    else:
+        put_table(
+            ("name", "kind", "result"),
+            [(s.name, s.kind, "ok" if error is None else error.message) for s, error in results],
+        )
+    worst = next((error for _, error in results if error is not None), None)
+    if worst is not None:
+        raise typer.Exit(worst.exit_code)
+
+
+def _problem(status: ModelStatus, registry: Registry, view: ProgressView, token: CancelToken) -> LocalHyperError | None:
+    from localhyper.base_header import read_base_info
+    from localhyper.bundle import read_bundle
+
+    try:
+        if status.spec is not None:
+            registry.verify(status.spec, progress=view, cancel=token)
+        if status.path is not None and status.kind == "base":
+            read_base_info(status.path)
+        elif status.path is not None:
+            read_bundle(status.path)
+    except LocalHyperError as error:
+        token.check()
+        return error
+    return None
