@@ -1,0 +1,1 @@
+"""Evaluation suites through the shipped path: quantized llama.cpp and the shipped ONNX bundle."""

@@ -1,0 +1,51 @@
+"""Scores of one short answer: exact match and F1 as SQuAD v1.1 defines them, and whether a value occurs in a reply.
+
+Knows texts only: no model, no data file.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = frozenset(string.punctuation)
+_WORD = re.compile(r"\w+")
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, without ASCII punctuation and English articles, single spaces (SQuAD v1.1)."""
+    bare = "".join(character for character in text.lower() if character not in _PUNCTUATION)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def exact_match(reply: str, answer: str) -> float:
+    """1.0 if both normalise to the same text, else 0.0."""
+    return float(normalize_answer(reply) == normalize_answer(answer))
+
+
+def f1(reply: str, answer: str) -> float:
+    """Harmonic mean of precision and recall over the words of the normalised texts, 0 to 1; repeated words count."""
+    got, wanted = normalize_answer(reply).split(), normalize_answer(answer).split()
+    common = sum((Counter(got) & Counter(wanted)).values())
+    if common == 0:
+        return 0.0
+    precision, recall = common / len(got), common / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+def best(score: Callable[[str, str], float], reply: str, answers: Sequence[str]) -> float:
+    """The highest score of `reply` over all accepted answers."""
+    return max(score(reply, answer) for answer in answers)
+
+
+def holds_value(reply: str, value: str) -> bool:
+    """Whether the words of `value` stand in `reply` one after the other, as whole words and in any case.
+
+    `1234` is in `It is 1234.`, but not in `12345` or `1,234`.
+    """
+    words, wanted = _WORD.findall(reply.lower()), _WORD.findall(value.lower())
+    starts = range(len(words) - len(wanted) + 1)
+    return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)

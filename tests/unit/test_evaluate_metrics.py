@@ -1,0 +1,111 @@
+"""Metrics, intervals and the bootstrap against values worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from localhyper.evaluate.intervals import ClusterBootstrap, wilson
+from localhyper.evaluate.metrics import best, exact_match, f1, holds_value, normalize_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("The  Cat, and a dog!", "cat and dog"),
+        ("U.S.A.", "usa"),
+        ("theatre an anthem", "theatre anthem"),
+        ("A", ""),
+        ("Äpfel § 3", "äpfel § 3"),
+    ],
+)
+def test_answers_are_normalised_as_squad_does(text: str, wanted: str) -> None:
+    assert normalize_answer(text) == wanted
+
+
+def test_exact_match_ignores_case_articles_and_punctuation_only() -> None:
+    assert exact_match("the Norman conquest.", "Norman Conquest") == 1.0
+    assert exact_match("Norman conquests", "Norman Conquest") == 0.0
+
+
+def test_f1_by_hand() -> None:
+    # 2 common words, 4 in the reply, 3 in the answer: precision 1/2, recall 2/3.
+    assert f1("in the year 1066 AD", "the year 1066 exactly") == pytest.approx(2 * (1 / 2) * (2 / 3) / (1 / 2 + 2 / 3))
+    assert f1("nothing", "year 1066") == 0.0
+    assert f1("", "year 1066") == 0.0
+
+
+def test_f1_counts_repeated_words_once_per_repetition() -> None:
+    assert f1("red red red", "red blue") == pytest.approx(2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2))
+
+
+def test_best_takes_the_answer_that_scores_highest() -> None:
+    assert best(exact_match, "1066", ("in 1066", "1066", "year 1066")) == 1.0
+    assert best(f1, "1066", ("in 1066", "the year of 1066")) == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("reply", "value", "found"),
+    [
+        ("It is 1234.", "1234", True),
+        ("It is 12345.", "1234", False),
+        ("It is 1,234.", "1234", False),
+        ("The Lantern!", "lantern", True),
+        ("lanterns", "lantern", False),
+        ("the misty harbour gate", "misty harbour", True),
+        ("misty old harbour", "misty harbour", False),
+        ("anything", "", False),
+    ],
+)
+def test_a_value_is_found_as_whole_words_only(reply: str, value: str, found: bool) -> None:
+    assert holds_value(reply, value) is found
+
+
+def test_wilson_matches_published_values() -> None:
+    # 8 of 10 and 0 of 20: 0.4902 to 0.9433 and 0 to 0.1611.
+    eight = wilson(8, 10)
+    assert (eight.value, round(eight.low, 4), round(eight.high, 4)) == (0.8, 0.4902, 0.9433)
+    none = wilson(0, 20)
+    assert (none.low, round(none.high, 4)) == (0.0, 0.1611)
+    assert wilson(20, 20).high == 1.0
+
+
+def test_bootstrap_of_a_mean_agrees_with_the_normal_theory() -> None:
+    values = np.random.default_rng(1).normal(3.0, 2.0, 400)
+    got = ClusterBootstrap(range(400), seed=0).mean(values)
+    half = 1.96 * values.std() / 20
+    assert got.value == pytest.approx(values.mean())
+    assert got.low == pytest.approx(values.mean() - half, abs=0.03)
+    assert got.high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+def test_bootstrap_resamples_whole_clusters() -> None:
+    # Ten equal answers in each of 40 documents are 40 observations, not 400.
+    per_document = np.random.default_rng(2).normal(size=40)
+    apart = ClusterBootstrap(range(40), seed=0).mean(per_document)
+    together = ClusterBootstrap(np.repeat(np.arange(40), 10).tolist(), seed=0).mean(np.repeat(per_document, 10))
+    assert (together.value, together.low, together.high) == pytest.approx((apart.value, apart.low, apart.high))
+
+
+def test_a_constant_difference_has_no_spread_though_its_parts_have() -> None:
+    bootstrap = ClusterBootstrap(range(30), seed=0)
+    values = np.random.default_rng(3).normal(size=30)
+    assert bootstrap.mean(values).high - bootstrap.mean(values).low > 0.3
+    paired = bootstrap.mean((values + 0.5) - values)
+    assert (paired.low, paired.high) == pytest.approx((0.5, 0.5))
+
+
+def test_a_ratio_is_of_sums_and_none_over_zero() -> None:
+    bootstrap = ClusterBootstrap([0, 0, 1], seed=0)
+    ratio = bootstrap.ratio([1.0, 3.0, 2.0], [2.0, 2.0, 8.0])
+    assert ratio is not None
+    assert ratio.value == pytest.approx(0.5)
+    assert (ratio.low, ratio.high) == pytest.approx((0.25, 1.0))
+    assert bootstrap.ratio([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]) is None
+
+
+def test_the_same_seed_draws_the_same() -> None:
+    values = np.random.default_rng(4).normal(size=25)
+    one, two, other = (ClusterBootstrap(range(25), seed).mean(values) for seed in (7, 7, 8))
+    assert one == two
+    assert one != other
