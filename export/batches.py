@@ -1,0 +1,98 @@
+"""Examples to tensors: padded to fixed length buckets, so that few shapes occur."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from localhyper.export.data import Example, Pair, pick_pairs
+from localhyper.export.prompts import PromptFormat
+
+SHORTEST_ANSWER = 8  # tokens of a row that an overlong question must leave to the answer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents with the same number of question rows each.
+
+    Attributes:
+        documents: int64 [documents, prefix + tokens], right-padded.
+        document_mask: float32 [documents, tokens], 1 on chunk tokens (without the prefix).
+        rows: int64 [documents * rows, row tokens], prompt + answer + end of turn, right-padded.
+        targets: int64 [documents * rows, row tokens]: the next token where it is to be learnt, -100 elsewhere.
+        unrelated: int64 [documents, row tokens] or None: rows of another document's questions.
+        unrelated_targets: Likewise; their positions only mark where the base model is to be kept.
+    """
+
+    documents: Tensor
+    document_mask: Tensor
+    rows: Tensor
+    targets: Tensor
+    unrelated: Tensor | None
+    unrelated_targets: Tensor | None
+    kinds: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch on a device."""
+        tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+
+
+def bucket(length: int, size: int) -> int:
+    """`length` rounded up to a multiple of `size`."""
+    return -(-length // size) * size
+
+
+class Collator:
+    """Builds batches for one base model."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompts: PromptFormat, max_tokens: int, max_row: int, bucket_size: int
+    ) -> None:
+        self.tokenizer, self.prompts = tokenizer, prompts
+        self.max_tokens, self.max_row, self.bucket_size = max_tokens, max_row, bucket_size
+        self.prefix = self.encode(prompts.chunk_prefix)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids with control tokens parsed."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    def row(self, pair: Pair) -> tuple[list[int], list[int]]:
+        """Ids of prompt + answer + end of turn and their next-token targets (-100 on the prompt)."""
+        prompt = self.encode(self.prompts.render(pair.question))
+        answer = self.encode(pair.answer + self.prompts.end_of_turn)
+        prompt = prompt[max(0, len(prompt) - self.max_row + SHORTEST_ANSWER) :]
+        ids = (prompt + answer)[: self.max_row]
+        targets = [-100] * (len(prompt) - 1) + (prompt + answer)[len(prompt) : self.max_row] + [-100]
+        return ids, targets[: len(ids)]
+
+    def _pad(self, rows: Sequence[Sequence[int]], fill: int, width: int) -> Tensor:
+        out = torch.full((len(rows), width), fill, dtype=torch.long)
+        for index, row in enumerate(rows):
+            out[index, : len(row)] = torch.tensor(row, dtype=torch.long)
+        return out
+
+    def _pad_rows(self, rows: Sequence[tuple[list[int], list[int]]], width: int) -> tuple[Tensor, Tensor]:
+        return self._pad([ids for ids, _ in rows], 0, width), self._pad([marks for _, marks in rows], -100, width)
+
+    def __call__(self, rng: random.Random, examples: Sequence[Example], rows: int, *, unrelated: bool = True) -> Batch:
+        """`rows` questions a document; with `unrelated`, one more about the next document of the batch."""
+        chunks = [self.tokenizer.encode(e.text, add_special_tokens=False).ids[: self.max_tokens] for e in examples]
+        width = min(bucket(max(map(len, chunks)), self.bucket_size), self.max_tokens)
+        mask = self._pad([[1] * len(chunk) for chunk in chunks], 0, width).float()
+        documents = self._pad([self.prefix + chunk for chunk in chunks], 0, len(self.prefix) + width)
+        picked = [pick_pairs(rng, example, rows) for example in examples]
+        built = [self.row(pair) for pairs in picked for pair in pairs]
+        others = [self.row(picked[(i + 1) % len(picked)][0]) for i in range(len(picked))] if unrelated else []
+        longest = bucket(max(len(ids) for ids, _ in built + others), self.bucket_size // 2)
+        rows_ids, targets = self._pad_rows(built, longest)
+        other_ids, other_targets = self._pad_rows(others, longest) if others else (None, None)
+        kinds = tuple(example.kind for example in examples)
+        return Batch(documents, mask, rows_ids, targets, other_ids, other_targets, kinds)

@@ -1,0 +1,237 @@
+"""The association hypernetwork: one whitened key tied to one next-token value per document token, plus fact slots.
+
+Every token t of a chunk writes one rank-1 association into the `ffn_down` of several blocks: "an input like the one
+seen at t" → "the token that came after t". Its key is the block's own `ffn_down` input, whitened as in ROME (Meng et
+al. 2022, arXiv 2202.05262), so it is specific before any training; what is learnt is *which* tokens to write (gates)
+and how a token's embedding becomes a direction of the residual stream (value maps). Beside them a few slots, learnt
+latents that attend to the chunk (Perceiver, Jaegle et al. 2021, arXiv 2103.03206), say the chunk's salient words where
+no key matches. A context-free bias adapter (Doc-to-LoRA) takes up what does not depend on the document.
+
+One readable file; exports to ONNX as it is. Knows no training and no base model beyond its sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from localhyper.export.metric import LowRankMoment
+
+
+@dataclass(frozen=True)
+class AssociationConfig:
+    """Sizes of an association hypernetwork.
+
+    Attributes:
+        hidden: Width of the base model's residual stream.
+        ffn: Width of its `ffn_down` inputs.
+        taps: Taps read; the first must be 0 (token embeddings), the rest feed the encoder.
+        blocks: Adapted blocks, ascending.
+        gains: Initial gain of each block's values (late blocks speak to the logits directly and bear more).
+        metric_rank: Directions of the input second moment kept per block.
+        width: Width of the chunk encoder.
+        encoder_layers: Its bidirectional layers.
+        heads: Its attention heads.
+        slots: Fact slots; 0 = none.
+        bias_rank: Rank of the context-free bias adapter; 0 = none.
+        max_tokens: Most tokens of a chunk.
+    """
+
+    hidden: int = 576
+    ffn: int = 1536
+    taps: tuple[int, ...] = (0, 12)
+    blocks: tuple[int, ...] = (6, 10, 14, 18, 22, 26)
+    gains: tuple[float, ...] = (0.5, 0.5, 0.5, 1.0, 8.0, 8.0)
+    metric_rank: int = 384
+    width: int = 256
+    encoder_layers: int = 2
+    heads: int = 4
+    slots: int = 16
+    bias_rank: int = 8
+    max_tokens: int = 256
+
+    def as_dict(self) -> dict[str, object]:
+        """The configuration as JSON-ready values."""
+        return asdict(self)
+
+
+def next_token(embeddings: Tensor) -> Tensor:
+    """Embedding of the token after each token, zeros after the last; [batch, tokens, hidden]."""
+    return F.pad(embeddings[:, 1:], (0, 0, 0, 1))
+
+
+class Mlp(nn.Module):
+    """Pre-norm two-layer perceptron with a residual path."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.up = nn.Linear(width, 4 * width)
+        self.down = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., width] to [..., width]."""
+        out: Tensor = x + self.down(F.gelu(self.up(self.norm(x))))
+        return out
+
+
+class Attention(nn.Module):
+    """Pre-norm multi-head attention from queries to a context, with a residual path."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query_norm = nn.LayerNorm(width)
+        self.context_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def _split(self, x: Tensor) -> Tensor:
+        batch, tokens, width = x.shape
+        return x.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
+
+    def forward(self, x: Tensor, context: Tensor, bias: Tensor) -> Tensor:
+        """X [batch, n, width], context [batch, tokens, width], bias [batch, 1, 1 or n, tokens] added to the scores."""
+        c = self.context_norm(context)
+        q, k, v = self._split(self.query(self.query_norm(x))), self._split(self.key(c)), self._split(self.value(c))
+        scores = q @ k.transpose(-1, -2) * (q.shape[-1] ** -0.5) + bias
+        mixed = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        out: Tensor = x + self.out(mixed)
+        return out
+
+
+class ChunkEncoder(nn.Module):
+    """Bidirectional encoder over [activations, embedding, next embedding] of a chunk."""
+
+    def __init__(self, config: AssociationConfig) -> None:
+        super().__init__()
+        inputs = (len(config.taps) + 1) * config.hidden
+        self.project = nn.Linear(inputs, config.width)
+        self.positions = nn.Parameter(torch.zeros(config.max_tokens, config.width))
+        self.attentions = nn.ModuleList(Attention(config.width, config.heads) for _ in range(config.encoder_layers))
+        self.mlps = nn.ModuleList(Mlp(config.width) for _ in range(config.encoder_layers))
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, hidden: Tensor, following: Tensor, bias: Tensor) -> Tensor:
+        """Hidden [batch, taps, tokens, hidden], following [batch, tokens, hidden] to [batch, tokens, width]."""
+        parts = [*hidden.unbind(1), following]
+        normed = [F.layer_norm(part, part.shape[-1:]) for part in parts]
+        x = self.project(torch.cat(normed, -1)) + self.positions[: hidden.shape[2]]
+        for attention, mlp in zip(self.attentions, self.mlps, strict=True):
+            x = mlp(attention(x, x, bias))
+        out: Tensor = self.norm(x)
+        return out
+
+
+class FactSlots(nn.Module):
+    """Latents that attend to the chunk; each yields a pooled token embedding and a correction of its key."""
+
+    def __init__(self, config: AssociationConfig) -> None:
+        super().__init__()
+        blocks, width = len(config.blocks), config.width
+        self.latents = nn.Parameter(torch.randn(config.slots, width) * 0.02)
+        self.attentions = nn.ModuleList(Attention(width, config.heads) for _ in range(2))
+        self.mlps = nn.ModuleList(Mlp(width) for _ in range(2))
+        self.point_query = nn.Linear(width, width, bias=False)
+        self.point_key = nn.Linear(width, width, bias=False)
+        self.norm = nn.LayerNorm(width)
+        # The key starts at zero: a slot says nothing until it has learnt when to speak.
+        self.key_base = nn.Parameter(torch.zeros(blocks, config.slots, config.ffn))
+        self.key_maps = nn.ParameterList(nn.Parameter(torch.zeros(config.ffn, width)) for _ in config.blocks)
+
+    def forward(self, x: Tensor, embeddings: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys [batch, blocks, slots, ffn] in units of the inputs, and pooled embeddings [batch, slots, hidden]."""
+        z = self.latents.expand(x.shape[0], -1, -1)
+        for attention, mlp in zip(self.attentions, self.mlps, strict=True):
+            z = mlp(attention(z, x, bias))
+        z = self.norm(z)
+        scores = self.point_query(z) @ self.point_key(x).transpose(1, 2) * (x.shape[-1] ** -0.5) + bias[:, 0]
+        pooled = scores.softmax(-1) @ embeddings
+        keys = torch.stack([self.key_base[i] + z @ m.T for i, m in enumerate(self.key_maps)], 1)
+        return keys, pooled
+
+
+class AssociationHypernetwork(nn.Module):
+    """Activations of a chunk to LoRA matrices of `ffn_down` in several blocks. Rank = tokens + slots."""
+
+    basis: Tensor
+    excess: Tensor
+    energy: Tensor
+
+    def __init__(self, config: AssociationConfig, moment: LowRankMoment | None = None) -> None:
+        """`moment` may be None when a state dict that carries it is loaded afterwards."""
+        super().__init__()
+        self.config = config
+        blocks, hidden = len(config.blocks), config.hidden
+        shape = (blocks, config.ffn, config.metric_rank)
+        self.register_buffer("basis", moment.basis.clone() if moment else torch.zeros(shape))
+        self.register_buffer("excess", moment.excess.clone() if moment else torch.zeros(blocks, config.metric_rank))
+        self.register_buffer("energy", moment.energy.clone() if moment else torch.ones(blocks))
+        self.encoder = ChunkEncoder(config)
+        self.gate = nn.Linear(config.width, blocks)
+        self.gain = nn.Parameter(torch.tensor(config.gains).log())
+        self.value_maps = nn.ParameterList(nn.Parameter(torch.zeros(hidden, hidden)) for _ in config.blocks)
+        self.slots = FactSlots(config) if config.slots else None
+        self.slot_gain = nn.Parameter(torch.tensor(config.gains).log())
+        if config.bias_rank:
+            self.bias_a = nn.Parameter(torch.randn(blocks, config.bias_rank, config.ffn) * config.ffn**-0.5)
+            self.bias_b = nn.Parameter(torch.zeros(blocks, hidden, config.bias_rank))
+
+    def whiten(self, m: Tensor) -> Tensor:
+        """C⁻¹ m up to a factor per block; m [batch, blocks, n, ffn]."""
+        shrink = self.excess / (1 + self.excess)
+        return m - ((m @ self.basis) * shrink[:, None]) @ self.basis.transpose(1, 2)
+
+    def token_keys(self, ffn: Tensor) -> Tensor:
+        """k_t = C⁻¹ m_t / (m_tᵀ C⁻¹ m_t): the update answers 1 on m_t itself, and next to nothing on usual inputs."""
+        whitened = self.whiten(ffn)
+        return whitened / (ffn * whitened).sum(-1, keepdim=True).clamp_min(1e-6)
+
+    def values(self, embeddings: Tensor, gain: Tensor) -> Tensor:
+        """g_l (I + G_l) LN(e) of embeddings [batch, n, hidden]: [batch, blocks, n, hidden]."""
+        normed = F.layer_norm(embeddings, embeddings.shape[-1:])
+        mapped = [normed + normed @ value_map.T for value_map in self.value_maps]
+        return torch.stack(mapped, 1) * gain.exp()[:, None, None]
+
+    def forward(self, hidden: Tensor, ffn: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Chunks to LoRA matrices.
+
+        Args:
+            hidden: [batch, taps, tokens, hidden].
+            ffn: [batch, blocks, tokens, ffn].
+            mask: [batch, tokens], 1 for tokens of the chunk, 0 for padding (right).
+
+        Returns:
+            a [batch, blocks, rank, ffn] and b [batch, blocks, hidden, rank], rank = tokens + slots, without the bias
+            adapter. Padding gives columns of zeros in b.
+        """
+        bias = ((1 - mask) * -1e4)[:, None, None]
+        has_next = F.pad(mask[:, 1:], (0, 1))
+        embeddings = hidden[:, 0]
+        # Padding behind the last token must look like the end of the chunk does at run time: nothing follows.
+        following = next_token(embeddings) * has_next[..., None]
+        x = self.encoder(hidden, following, bias)
+        gate = torch.sigmoid(self.gate(x)).transpose(1, 2) * has_next[:, None]
+        a = self.token_keys(ffn)
+        b = self.values(following, self.gain) * gate[..., None]
+        if self.slots is not None:
+            keys, pooled = self.slots(x, embeddings, bias)
+            # Divided by the mean squared norm of the inputs, so that a key equal to a typical input answers about 1.
+            a = torch.cat((a, keys / self.energy[:, None, None]), 2)
+            b = torch.cat((b, self.values(pooled, self.slot_gain)), 2)
+        return a, b.transpose(2, 3)
+
+    def with_bias(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """Append the context-free bias adapter along the rank axis."""
+        if not self.config.bias_rank:
+            return a, b
+        batch = a.shape[0]
+        return (
+            torch.cat((a, self.bias_a.expand(batch, -1, -1, -1)), 2),
+            torch.cat((b, self.bias_b.expand(batch, -1, -1, -1)), 3),
+        )

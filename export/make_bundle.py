@@ -1,0 +1,76 @@
+"""A training run to a bundle: `localhyper export RUN --recipe FILE --base MODEL.gguf --out FILE.onnx`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from localhyper.base_header import read_base_info
+from localhyper.errors import ConfigError, LocalHyperError
+from localhyper.export.hypernetwork import AssociationHypernetwork
+from localhyper.export.onnx_bundle import write_bundle
+from localhyper.export.train_config import Recipe, load_recipe
+
+
+def load_run(recipe: Recipe, run: Path) -> tuple[AssociationHypernetwork, dict[str, Any]]:
+    """The hypernetwork of a run and its training facts (steps, seconds).
+
+    Raises:
+        ConfigError: The run has no checkpoint yet.
+    """
+    path = run / "checkpoint.pt"
+    if not path.is_file():
+        raise ConfigError(f"{run} holds no checkpoint.pt", "train first, or name the folder given to --out")
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    hypernetwork = AssociationHypernetwork(recipe.hypernetwork)
+    hypernetwork.load_state_dict(state["hypernetwork"])
+    return hypernetwork, {"steps": state["step"], "seconds": round(state["seconds"])}
+
+
+def make_card(recipe: Recipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    """What a reader of the bundle must know: data, steps, device, seconds, held-out scores."""
+    rows = [json.loads(line) for line in (run / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+    probes = [row for row in rows if row.get("event") == "probe"]
+    environment: dict[str, Any] = next((row for row in reversed(rows) if row.get("event") == "environment"), {})
+    return {
+        "data": {
+            "reading": list(recipe.data.reading),
+            "filler": list(recipe.data.texts),
+            "shares": {k: v for k, v in vars(recipe.mixture).items() if k in ("facts", "reading", "continuation")},
+        },
+        "documents": facts["steps"] * recipe.run.documents,
+        "device": environment.get("device", "unknown"),
+        "dtype": environment.get("dtype", "unknown"),
+        **facts,
+        "held_out": probes[-1] if probes else {},
+        "config": recipe.hypernetwork.as_dict(),
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the export."""
+    parser = argparse.ArgumentParser(prog="localhyper export", description="Turn a training run into an ONNX bundle")
+    parser.add_argument("run", type=Path, help="folder given to --out of the training run")
+    parser.add_argument("--recipe", type=Path, required=True, help="the recipe it was trained with")
+    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
+    parser.add_argument("--out", type=Path, required=True, help="bundle to write")
+    options = parser.parse_args(argv)
+    try:
+        recipe = load_recipe(options.recipe)
+        hypernetwork, facts = load_run(recipe, options.run)
+        card = make_card(recipe, options.run, facts)
+        base = read_base_info(options.base)
+        parity = write_bundle(hypernetwork, base, options.out, name=recipe.name, prefix=recipe.chunk_prefix, card=card)
+    except LocalHyperError as error:
+        parser.exit(error.exit_code, f"error: {error.message}\n" + (f"\nhint: {error.hint}\n" if error.hint else ""))
+    size = options.out.stat().st_size / 2**20
+    print(f"{options.out}: {size:.1f} MiB, torch = ONNX within {parity.max_difference:.1e} at lengths {parity.lengths}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,183 @@
+"""Meta-training losses: what a generated adapter must make the frozen base model say.
+
+    answer     cross-entropy of the gold answer, question without document
+    unrelated  KL(base without adapter ‖ base with adapter) on another document's question: an attached document must
+               not change what it does not know
+    teacher    KL to the base model's own top-k next-token distribution with the document in its context (Doc-to-LoRA)
+
+Everything that does not depend on the adapter is computed without gradient, and nothing above the last adapted block's
+reach is kept: questions enter at the first adapted block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from localhyper.export.batches import Batch
+from localhyper.export.hypernetwork import AssociationHypernetwork
+from localhyper.export.torch_base import BlockLora, TorchBase
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the objectives; 0 leaves one out and costs nothing."""
+
+    answer: float = 1.0
+    unrelated: float = 0.25
+    teacher: float = 0.0
+    teacher_top: int = 16
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of one batch, scalars; `total` carries the gradient."""
+
+    total: Tensor
+    answer: Tensor
+    unrelated: Tensor
+    teacher: Tensor
+
+
+def gather_logits(base: TorchBase, x: Tensor, positions: Tensor) -> Tensor:
+    """float32 logits [n, vocab] at the True places of positions [rows, tokens]."""
+    return base.logits(x[positions]).float()
+
+
+def add_chunks(a: Tensor, b: Tensor, extra: int) -> tuple[Tensor, Tensor]:
+    """Each document gets the chunks of `extra` other documents of the batch too, as if it were longer.
+
+    What a chunk writes must stand the sum with chunks about something else; that costs no further pass.
+    """
+    return (
+        torch.cat([a.roll(i, 0) for i in range(extra + 1)], 2),
+        torch.cat([b.roll(i, 0) for i in range(extra + 1)], 3),
+    )
+
+
+def shuffle_rows(lora: dict[int, BlockLora]) -> dict[int, BlockLora]:
+    """Each document gets the adapter of the next one: the shuffled-document control."""
+    return {block: BlockLora(w.a.roll(1, 0), w.b.roll(1, 0)) for block, w in lora.items()}
+
+
+class MetaModel(nn.Module):
+    """A frozen base model and the hypernetwork that adapts it."""
+
+    def __init__(self, base: TorchBase, hypernetwork: AssociationHypernetwork, prefix_tokens: int) -> None:
+        super().__init__()
+        self.base, self.hypernetwork, self.prefix_tokens = base, hypernetwork, prefix_tokens
+        self.config = hypernetwork.config
+        self.first = min(self.config.blocks)
+
+    @torch.no_grad()
+    def encode(self, documents: Tensor) -> tuple[Tensor, Tensor]:
+        """Activations of chunks: hidden [documents, taps, tokens, hidden], ffn [documents, blocks, tokens, ffn]."""
+        end = max(self.config.blocks) + 1
+        x = self.base.embed(documents)
+        _, got = self.base.run(x, 0, end, taps=self.config.taps, ffn_blocks=self.config.blocks)
+        hidden = torch.stack([got.taps[tap] for tap in self.config.taps], 1)
+        ffn = torch.stack([got.ffn[block] for block in self.config.blocks], 1)
+        return hidden[:, :, self.prefix_tokens :].float(), ffn[:, :, self.prefix_tokens :].float()
+
+    def adapters(self, documents: Tensor, mask: Tensor, extra: int = 0) -> dict[int, BlockLora]:
+        """One adapter a document, with `extra` chunks of other documents, bias included once."""
+        hidden, ffn = self.encode(documents)
+        a, b = self.hypernetwork(hidden, ffn, mask)
+        a, b = add_chunks(a, b, extra)
+        a, b = self.hypernetwork.with_bias(a, b)
+        return {block: BlockLora(a[:, i], b[:, i]) for i, block in enumerate(self.config.blocks)}
+
+    def enter(self, rows: Tensor) -> Tensor:
+        """Residual stream of rows as it enters the first adapted block, without gradient."""
+        with torch.no_grad():
+            x, _ = self.base.run(self.base.embed(rows), 0, self.first)
+        return x
+
+    def finish(self, x: Tensor, lora: dict[int, BlockLora] | None, positions: Tensor) -> Tensor:
+        """Logits [n, vocab] at `positions` after the adapted blocks."""
+        y, _ = self.base.run(x, self.first, self.base.shape.blocks, lora=lora)
+        return gather_logits(self.base, y, positions)
+
+    def answer_loss(self, batch: Batch, lora: dict[int, BlockLora]) -> tuple[Tensor, Tensor]:
+        """Cross-entropy per answer token, and the logits it came from."""
+        positions = batch.targets != -100
+        logits = self.finish(self.enter(batch.rows), lora, positions)
+        return F.cross_entropy(logits, batch.targets[positions]), logits
+
+    def unrelated_loss(self, batch: Batch, lora: dict[int, BlockLora]) -> Tensor:
+        """KL from the base model without adapter, per position."""
+        assert batch.unrelated is not None and batch.unrelated_targets is not None
+        positions = batch.unrelated_targets != -100
+        x = self.enter(batch.unrelated)
+        with torch.no_grad():
+            reference = self.finish(x, None, positions).log_softmax(-1)
+        adapted = self.finish(x, lora, positions).log_softmax(-1)
+        return F.kl_div(adapted, reference, log_target=True, reduction="batchmean")
+
+    def teacher_loss(self, batch: Batch, logits: Tensor, top: int) -> Tensor:
+        """KL over the teacher's `top` next tokens; the teacher reads the document before the question."""
+        rows = batch.rows.shape[0] // batch.documents.shape[0]
+        with torch.no_grad():
+            reference = self._in_context(batch, rows)
+        values, indices = reference.topk(top, -1)
+        student = logits.log_softmax(-1).gather(-1, indices)
+        return F.kl_div(student, values.log_softmax(-1), log_target=True, reduction="batchmean")
+
+    def _in_context(self, batch: Batch, rows: int) -> Tensor:
+        """Logits [n, vocab] of the base model with the document before each row."""
+        lengths = batch.document_mask.sum(1).long() + self.prefix_tokens
+        sequences, marks = [], []
+        for index, (row, target) in enumerate(zip(batch.rows, batch.targets, strict=True)):
+            document = batch.documents[index // rows, : lengths[index // rows]]
+            sequences.append(torch.cat((document, row)))
+            marks.append(torch.cat((torch.full_like(document, -100), target)))
+        ids = nn.utils.rnn.pad_sequence(sequences, batch_first=True)
+        positions = nn.utils.rnn.pad_sequence(marks, batch_first=True, padding_value=-100) != -100
+        x, _ = self.base.run(self.base.embed(ids), 0, self.base.shape.blocks)
+        return gather_logits(self.base, x, positions)
+
+    def forward(self, batch: Batch, weights: LossWeights, extra: int = 0) -> Losses:
+        """All objectives with a weight above 0; `extra` chunks of other documents join each adapter."""
+        lora = self.adapters(batch.documents, batch.document_mask, extra)
+        answer, logits = self.answer_loss(batch, lora)
+        zero = answer.new_zeros(())
+        unrelated = self.unrelated_loss(batch, lora) if weights.unrelated and batch.unrelated is not None else zero
+        teacher = self.teacher_loss(batch, logits, weights.teacher_top) if weights.teacher else zero
+        total = weights.answer * answer + weights.unrelated * unrelated + weights.teacher * teacher
+        return Losses(total, answer.detach(), unrelated.detach(), teacher.detach())
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Held-out figures: loss per answer token right, shuffled and without adapter; share of answers exact (greedy)."""
+
+    right: float
+    shuffled: float
+    none: float
+    exact: float
+    exact_shuffled: float
+
+
+@torch.no_grad()
+def probe(model: MetaModel, batches: list[Batch], extra: int = 0) -> Probe:
+    """Measure held-out batches; `exact` = every answer token is the arg max given the ones before it."""
+    sums = torch.zeros(5, dtype=torch.float64)
+    for batch in batches:
+        lora = model.adapters(batch.documents, batch.document_mask, extra)
+        positions = batch.targets != -100
+        x = model.enter(batch.rows)
+        gold = batch.targets[positions]
+        row_of = positions.nonzero()[:, 0]
+        for index, used in enumerate((lora, shuffle_rows(lora), None)):
+            logits = model.finish(x, used, positions)
+            sums[index] += F.cross_entropy(logits, gold).item()
+            if index < 2:
+                wrong = torch.zeros(len(batch.rows)).index_add_(
+                    0, row_of.cpu(), (logits.argmax(-1) != gold).float().cpu()
+                )
+                sums[3 + index] += (wrong == 0).float().mean().item()
+    right, shuffled, none, exact, exact_shuffled = (sums / max(1, len(batches))).tolist()
+    return Probe(right, shuffled, none, exact, exact_shuffled)

@@ -1,0 +1,46 @@
+"""How a question reaches the base model: its own chat template, as at run time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from localhyper.errors import ModelError
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """Texts round questions and chunks.
+
+    Attributes:
+        template: The base model's chat template.
+        end_of_turn: Text that ends a reply, e.g. `<|im_end|>`.
+        chunk_prefix: Text before a chunk when it is encoded: attention sinks fall on it, not on the chunk.
+    """
+
+    template: str
+    end_of_turn: str
+    chunk_prefix: str = "<|im_start|>user\n"
+
+    def render(self, question: str) -> str:
+        """The prompt for one question, the assistant's turn opened."""
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        messages = [{"role": "user", "content": question}]
+        return environment.from_string(self.template).render(messages=messages, add_generation_prompt=True)
+
+
+def read_prompt_format(path: Path, chunk_prefix: str) -> PromptFormat:
+    """Chat template and end-of-turn text of a GGUF base model.
+
+    Raises:
+        ModelError: The model has no chat template.
+    """
+    reader = gguf.GGUFReader(path)
+    template, eos = reader.fields.get("tokenizer.chat_template"), reader.fields.get("tokenizer.ggml.eos_token_id")
+    if template is None or eos is None:
+        raise ModelError(f"{path} has no chat template or end token", "train on an instruction-tuned base model")
+    tokens = reader.fields["tokenizer.ggml.tokens"]
+    return PromptFormat(template.contents(), tokens.contents(int(eos.contents())), chunk_prefix)

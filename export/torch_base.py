@@ -1,0 +1,200 @@
+"""The base model in PyTorch, read from the same quantized GGUF file that llama.cpp runs.
+
+Weights are dequantized, so training sees what the quantized model will do (up to llama.cpp's rounding of
+activations). Llama-type blocks in llama.cpp's own weight layout: rotary pairs are interleaved, q and k need no
+permutation. Knows nothing of hypernetworks; an adapter is a pair of matrices per block and target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from localhyper.errors import ModelError
+
+
+@dataclass(frozen=True)
+class BaseShape:
+    """Hyperparameters of a llama-type base model."""
+
+    blocks: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    rope_base: float
+    norm_epsilon: float
+    vocab: int
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
+
+
+@dataclass(frozen=True)
+class BlockLora:
+    """LoRA on `ffn_down` of one block for a batch of documents.
+
+    Attributes:
+        a: [documents, rank, ffn].
+        b: [documents, hidden, rank], scaling folded in.
+    """
+
+    a: Tensor
+    b: Tensor
+
+
+@dataclass(frozen=True)
+class Captured:
+    """Activations of a batch.
+
+    Attributes:
+        taps: Block l to what enters it, [batch, tokens, hidden].
+        ffn: Block l to what enters its `ffn_down`, [batch, tokens, ffn].
+    """
+
+    taps: Mapping[int, Tensor]
+    ffn: Mapping[int, Tensor]
+
+
+def _scalar(reader: gguf.GGUFReader, key: str) -> float:
+    field = reader.fields.get(key)
+    if field is None:
+        raise ModelError(f"the base model has no {key!r} in its header", "only llama-type GGUF files can be trained on")
+    return float(field.contents())
+
+
+def read_shape(reader: gguf.GGUFReader) -> BaseShape:
+    """Hyperparameters from the header.
+
+    Raises:
+        ModelError: Not a llama-type model.
+    """
+    architecture = reader.fields["general.architecture"].contents()
+    if architecture != "llama":
+        raise ModelError(f"training knows the architecture 'llama', got {architecture!r}")
+    names = {tensor.name: tensor for tensor in reader.tensors}
+    return BaseShape(
+        blocks=int(_scalar(reader, "llama.block_count")),
+        hidden=int(_scalar(reader, "llama.embedding_length")),
+        ffn=int(_scalar(reader, "llama.feed_forward_length")),
+        heads=int(_scalar(reader, "llama.attention.head_count")),
+        kv_heads=int(_scalar(reader, "llama.attention.head_count_kv")),
+        rope_base=_scalar(reader, "llama.rope.freq_base"),
+        norm_epsilon=_scalar(reader, "llama.attention.layer_norm_rms_epsilon"),
+        vocab=int(names["token_embd.weight"].shape[1]),
+    )
+
+
+class TorchBase(nn.Module):
+    """A frozen llama-type model whose blocks can be run from any block to any block."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, path: Path, dtype: torch.dtype = torch.float32, max_tokens: int = 2048) -> None:
+        """Load and dequantize `path`; `max_tokens` bounds the rotary table."""
+        super().__init__()
+        reader = gguf.GGUFReader(path)
+        self.shape = read_shape(reader)
+        for tensor in reader.tensors:
+            array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+            value = torch.from_numpy(array).to(dtype)
+            self.register_buffer(tensor.name.replace(".", "_"), value, persistent=False)
+        if not hasattr(self, "output_weight"):
+            self.register_buffer("output_weight", self.get_buffer("token_embd_weight"), persistent=False)
+        size = self.shape.head_size
+        inverse = self.shape.rope_base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+        angles = torch.outer(torch.arange(max_tokens, dtype=torch.float64), inverse)
+        self.register_buffer("cos", angles.cos().to(dtype), persistent=False)
+        self.register_buffer("sin", angles.sin().to(dtype), persistent=False)
+
+    def weight(self, block: int, name: str) -> Tensor:
+        """A tensor of a block by its GGUF name, e.g. `ffn_down`."""
+        return self.get_buffer(f"blk_{block}_{name}_weight")
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings [batch, tokens, hidden] of ids [batch, tokens]."""
+        return F.embedding(ids, self.get_buffer("token_embd_weight"))
+
+    def norm(self, x: Tensor, weight: Tensor) -> Tensor:
+        """RMS norm over the last axis."""
+        return F.rms_norm(x, (x.shape[-1],), weight, self.shape.norm_epsilon)
+
+    def _rotate(self, x: Tensor) -> Tensor:
+        """Rotary embedding on interleaved pairs; x [batch, heads, tokens, head_size]."""
+        tokens = x.shape[2]
+        even, odd = x[..., 0::2], x[..., 1::2]
+        cos, sin = self.cos[:tokens], self.sin[:tokens]
+        return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+
+    def _attention(self, block: int, x: Tensor) -> Tensor:
+        batch, tokens, _ = x.shape
+        shape, size = self.shape, self.shape.head_size
+
+        def heads(name: str, count: int) -> Tensor:
+            return F.linear(x, self.weight(block, name)).view(batch, tokens, count, size).transpose(1, 2)
+
+        q, k = self._rotate(heads("attn_q", shape.heads)), self._rotate(heads("attn_k", shape.kv_heads))
+        v = heads("attn_v", shape.kv_heads)
+        repeat = shape.heads // shape.kv_heads
+        k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return F.linear(mixed.transpose(1, 2).reshape(batch, tokens, -1), self.weight(block, "attn_output"))
+
+    def ffn_input(self, block: int, x: Tensor) -> Tensor:
+        """What enters `ffn_down` of a block, [batch, tokens, ffn], given the stream after attention."""
+        h = self.norm(x, self.weight(block, "ffn_norm"))
+        return F.silu(F.linear(h, self.weight(block, "ffn_gate"))) * F.linear(h, self.weight(block, "ffn_up"))
+
+    def run(
+        self,
+        x: Tensor,
+        start: int,
+        end: int,
+        *,
+        lora: Mapping[int, BlockLora] | None = None,
+        taps: Sequence[int] = (),
+        ffn_blocks: Sequence[int] = (),
+    ) -> tuple[Tensor, Captured]:
+        """Run blocks start … end-1 on the residual stream x [batch, tokens, hidden], causal, right-padded.
+
+        With `lora`, the batch is documents x rows of one document in that order.
+        """
+        lora = lora or {}
+        kept: dict[int, Tensor] = {}
+        inner: dict[int, Tensor] = {}
+        for block in range(start, end):
+            if block in taps:
+                kept[block] = x
+            x = x + self._attention(block, self.norm(x, self.weight(block, "attn_norm")))
+            m = self.ffn_input(block, x)
+            if block in ffn_blocks:
+                inner[block] = m
+            out = F.linear(m, self.weight(block, "ffn_down"))
+            if block in lora:
+                out = out + _apply_lora(lora[block], m)
+            x = x + out
+        if end in taps:
+            kept[end] = x
+        return x, Captured(kept, inner)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [..., vocab] from the stream after the last block."""
+        return F.linear(self.norm(x, self.get_buffer("output_norm_weight")), self.get_buffer("output_weight"))
+
+
+def _apply_lora(lora: BlockLora, m: Tensor) -> Tensor:
+    """B @ a @ m for rows [documents * rows, tokens, ffn]."""
+    documents = lora.a.shape[0]
+    flat = m.reshape(documents, -1, m.shape[-1])
+    low = torch.bmm(flat, lora.a.to(m.dtype).transpose(1, 2))
+    return torch.bmm(low, lora.b.to(m.dtype).transpose(1, 2)).view(*m.shape[:-1], -1)

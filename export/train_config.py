@@ -1,0 +1,104 @@
+"""A training recipe: one TOML file to frozen values, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from localhyper.errors import ConfigError
+from localhyper.export.data import Mixture
+from localhyper.export.hypernetwork import AssociationConfig
+from localhyper.export.objectives import LossWeights
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Files, relative to `--data`, and how they are cut."""
+
+    reading: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    holdout: int = 40
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Steps, batch shape, optimizer and what to write when.
+
+    Attributes:
+        documents: Documents a step and process.
+        rows: Questions a document.
+        muon_lr: Learning rate of the weight matrices (Muon).
+        adam_lr: Learning rate of everything else (AdamW).
+        max_chunks: A document's adapter is the sum of 1 to this many chunks, the others of other documents.
+        unrelated_every: The unrelated-question objective is in every n-th step.
+        warmup: Steps of linear warm-up; then constant, then linear decay over the last `decay` share of steps.
+    """
+
+    steps: int = 1000
+    documents: int = 8
+    rows: int = 4
+    max_row: int = 112
+    bucket: int = 32
+    muon_lr: float = 5e-3
+    adam_lr: float = 1e-3
+    max_chunks: int = 1
+    unrelated_every: int = 1
+    warmup: int = 10
+    decay: float = 0.4
+    clip: float = 4.0
+    seed: int = 0
+    save_every: int = 25
+    probe_every: int = 50
+    probe_batches: int = 4
+    moment_tokens: int = 16384
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on besides the base model and the data files' bytes."""
+
+    name: str = "document"
+    chunk_prefix: str = "<|im_start|>user\n"
+    hypernetwork: AssociationConfig = field(default_factory=AssociationConfig)
+    mixture: Mixture = field(default_factory=Mixture)
+    loss: LossWeights = field(default_factory=LossWeights)
+    data: DataConfig = field(default_factory=DataConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+
+def _build(cls: type[Any], table: dict[str, Any], where: str) -> Any:
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = set(table) - known
+    if unknown:
+        raise ConfigError(
+            f"recipe table [{where}] has an unknown key {sorted(unknown)[0]!r}",
+            f"known keys: {', '.join(sorted(known))}",
+        )
+    return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML or names an unknown key.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"recipe {path} is missing", "recipes ship in export/recipes/") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {path} is not TOML: {error}") from None
+    tables = {
+        "hypernetwork": AssociationConfig,
+        "mixture": Mixture,
+        "loss": LossWeights,
+        "data": DataConfig,
+        "run": RunConfig,
+    }
+    built = {key: _build(cls, raw.pop(key, {}), key) for key, cls in tables.items()}
+    recipe: Recipe = _build(Recipe, raw | built, "top level")
+    return recipe

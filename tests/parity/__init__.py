@@ -1,0 +1,1 @@
+"""Parity: torch = ONNX = llama.cpp."""
