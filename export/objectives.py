@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localhyper.export.batches import Batch
+from localhyper.export.cache import ActivationCache
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.torch_base import BlockLora, TorchBase
 
@@ -66,10 +67,14 @@ def shuffle_rows(lora: dict[int, BlockLora]) -> dict[int, BlockLora]:
 class MetaModel(nn.Module):
     """A frozen base model and the hypernetwork that adapts it."""
 
-    def __init__(self, base: TorchBase, hypernetwork: AssociationHypernetwork, prefix_tokens: int) -> None:
+    def __init__(
+        self, base: TorchBase, hypernetwork: AssociationHypernetwork, prefix_tokens: int, cache_bytes: int = 0
+    ) -> None:
         super().__init__()
+        self.cache = ActivationCache(cache_bytes)
         self.base, self.hypernetwork, self.prefix_tokens = base, hypernetwork, prefix_tokens
         self.config = hypernetwork.config
+        self.dtype = base.get_buffer("token_embd_weight").dtype
         self.first = min(self.config.blocks)
 
     @torch.no_grad()
@@ -82,9 +87,29 @@ class MetaModel(nn.Module):
         ffn = torch.stack([got.ffn[block] for block in self.config.blocks], 1)
         return hidden[:, :, self.prefix_tokens :].float(), ffn[:, :, self.prefix_tokens :].float()
 
+    def encode_cached(self, documents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`encode`, but documents seen before come from the cache; padding is zeros then."""
+        lengths = [int(n) for n in mask.sum(1)]
+        keys = [
+            row[: self.prefix_tokens + n].cpu().numpy().tobytes() for row, n in zip(documents, lengths, strict=True)
+        ]
+        found = [self.cache.get(key) for key in keys]
+        missing = [index for index, value in enumerate(found) if value is None]
+        if missing:
+            hidden, ffn = self.encode(documents[missing])
+            for at, index in enumerate(missing):
+                n = lengths[index]
+                # In the base model's precision: it is exact, for that is what they were computed in.
+                value = (hidden[at, :, :n].to(self.dtype), ffn[at, :, :n].to(self.dtype))
+                self.cache.put(keys[index], value)
+                found[index] = value
+        width, kept = mask.shape[1], [value for value in found if value is not None]
+        padded = [[F.pad(part, (0, 0, 0, width - part.shape[1])).float() for part in value] for value in kept]
+        return torch.stack([value[0] for value in padded]), torch.stack([value[1] for value in padded])
+
     def adapters(self, documents: Tensor, mask: Tensor, extra: int = 0) -> dict[int, BlockLora]:
         """One adapter a document, with `extra` chunks of other documents, bias included once."""
-        hidden, ffn = self.encode(documents)
+        hidden, ffn = self.encode_cached(documents, mask)
         a, b = self.hypernetwork(hidden, ffn, mask)
         a, b = add_chunks(a, b, extra)
         a, b = self.hypernetwork.with_bias(a, b)

@@ -90,7 +90,8 @@ class Run:
         train, held = load_corpus(data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout)
         self.maker, self.held = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
         base = TorchBase(base_path, dtype).to(self.accelerator.device)
-        self.model = MetaModel(base, self._hypernetwork(base, train), len(self.collator.prefix))
+        hypernetwork = self._hypernetwork(base, train)
+        self.model = MetaModel(base, hypernetwork, len(self.collator.prefix), int(recipe.run.cache_gb * 2**30))
         self.optimizers = make_optimizers(self.model, recipe.run)
         self.step, self.seconds = 0, 0.0
         self._resume()

@@ -32,6 +32,7 @@ class RunConfig:
         rows: Questions a document.
         muon_lr: Learning rate of the weight matrices (Muon).
         adam_lr: Learning rate of everything else (AdamW).
+        cache_gb: Memory for activations of documents that come again (reading sets over several epochs).
         max_chunks: A document's adapter is the sum of 1 to this many chunks, the others of other documents.
         unrelated_every: The unrelated-question objective is in every n-th step.
         warmup: Steps of linear warm-up; then constant, then linear decay over the last `decay` share of steps.
@@ -44,6 +45,7 @@ class RunConfig:
     bucket: int = 32
     muon_lr: float = 5e-3
     adam_lr: float = 1e-3
+    cache_gb: float = 0.0
     max_chunks: int = 1
     unrelated_every: int = 1
     warmup: int = 10

@@ -1,4 +1,4 @@
-"""From token bytes to text that may be shown: whole UTF-8 characters only, and nothing past a stop string.
+"""From token bytes to text that may be shown: whole UTF-8 characters, no control characters, no stop string.
 
 Pure text: knows no tokens and no model.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import codecs
 from collections.abc import Sequence
 
+_CONTROL = dict.fromkeys(code for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n")
+
 
 class TextStream:
     """Feed bytes, get text that is safe to show; `stopped` is set once a stop string has come.
@@ -16,6 +18,7 @@ class TextStream:
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
+        # A document or a model must not be able to drive the terminal: no escape sequences, only tabs and line ends.
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(text for text in stop if text)
         self._held = ""
@@ -23,7 +26,7 @@ class TextStream:
 
     def feed(self, data: bytes) -> str:
         """Text that can be shown now."""
-        return "" if self.stopped else self._release(self._decoder.decode(data))
+        return "" if self.stopped else self._release(self._decoder.decode(data)).translate(_CONTROL)
 
     def finish(self) -> str:
         """What was held back, at the end; half a character becomes U+FFFD."""
@@ -31,7 +34,7 @@ class TextStream:
             return ""
         shown = self._release(self._decoder.decode(b"", True))
         held, self._held = self._held, ""
-        return shown + ("" if self.stopped else held)
+        return (shown + ("" if self.stopped else held)).translate(_CONTROL)
 
     def _release(self, text: str) -> str:
         self._held += text
