@@ -151,11 +151,19 @@ class ExampleMaker:
         pairs = tuple(Pair(fact.question, fact.answer) for fact in facts)
         return Example("facts", " ".join(sentences), pairs)
 
+    def _two_sentences(self, rng: random.Random) -> list[str]:
+        for _ in range(200):
+            sentences = self.filler(rng, self.max_tokens - 4)
+            if len(sentences) >= 2:
+                return sentences
+        raise ConfigError(
+            f"no two sentences of the texts fit in {self.max_tokens} tokens",
+            "raise hypernetwork.max_tokens, or set mixture.continuation to 0",
+        )
+
     def continuation(self, rng: random.Random) -> Example:
         """A passage; the questions quote the start of a sentence, the answers give the rest."""
-        sentences: list[str] = []
-        while len(sentences) < 2:
-            sentences = self.filler(rng, self.max_tokens - 4)
+        sentences = self._two_sentences(rng)
         pairs = []
         for sentence in sentences:
             words = sentence.split()

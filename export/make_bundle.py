@@ -22,6 +22,8 @@ def load_run(recipe: Recipe, run: Path) -> tuple[AssociationHypernetwork, dict[s
     Raises:
         ConfigError: The run has no checkpoint yet.
     """
+    if recipe.perceiver is not None:
+        raise ConfigError("a Perceiver run cannot be exported", "bundles hold association hypernetworks so far")
     path = run / "checkpoint.pt"
     if not path.is_file():
         raise ConfigError(f"{run} holds no checkpoint.pt", "train first, or name the folder given to --out")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from localhyper.export.batches import Batch
 from localhyper.export.cache import ActivationCache
 from localhyper.export.hypernetwork import AssociationHypernetwork
+from localhyper.export.perceiver import PerceiverHypernetwork
 from localhyper.export.torch_base import BlockLora, TorchBase
 
 
@@ -59,6 +60,12 @@ def add_chunks(a: Tensor, b: Tensor, extra: int) -> tuple[Tensor, Tensor]:
     )
 
 
+def _with_rest(log_probabilities: Tensor) -> Tensor:
+    """[n, k] log-probabilities and, as one more column, that of everything else."""
+    rest = (1 - log_probabilities.exp().sum(-1, keepdim=True)).clamp_min(1e-6).log()
+    return torch.cat((log_probabilities, rest), -1)
+
+
 def shuffle_rows(lora: dict[int, BlockLora]) -> dict[int, BlockLora]:
     """Each document gets the adapter of the next one: the shuffled-document control."""
     return {block: BlockLora(w.a.roll(1, 0), w.b.roll(1, 0)) for block, w in lora.items()}
@@ -68,7 +75,11 @@ class MetaModel(nn.Module):
     """A frozen base model and the hypernetwork that adapts it."""
 
     def __init__(
-        self, base: TorchBase, hypernetwork: AssociationHypernetwork, prefix_tokens: int, cache_bytes: int = 0
+        self,
+        base: TorchBase,
+        hypernetwork: AssociationHypernetwork | PerceiverHypernetwork,
+        prefix_tokens: int,
+        cache_bytes: int = 0,
     ) -> None:
         super().__init__()
         self.cache = ActivationCache(cache_bytes)
@@ -143,13 +154,16 @@ class MetaModel(nn.Module):
         return F.kl_div(adapted, reference, log_target=True, reduction="batchmean")
 
     def teacher_loss(self, batch: Batch, logits: Tensor, top: int) -> Tensor:
-        """KL over the teacher's `top` next tokens; the teacher reads the document before the question."""
+        """KL over the teacher's `top` next tokens and one bucket for all others: 0 where both agree.
+
+        The teacher is the base model with the document before the question.
+        """
         rows = batch.rows.shape[0] // batch.documents.shape[0]
         with torch.no_grad():
-            reference = self._in_context(batch, rows)
-        values, indices = reference.topk(top, -1)
+            reference = self._in_context(batch, rows).log_softmax(-1)
+        values, indices = reference.topk(min(top, reference.shape[-1]), -1)
         student = logits.log_softmax(-1).gather(-1, indices)
-        return F.kl_div(student, values.log_softmax(-1), log_target=True, reduction="batchmean")
+        return F.kl_div(_with_rest(student), _with_rest(values), log_target=True, reduction="batchmean")
 
     def _in_context(self, batch: Batch, rows: int) -> Tensor:
         """Logits [n, vocab] of the base model with the document before each row."""

@@ -28,6 +28,7 @@ from localhyper.export.data import Corpus, ExampleMaker, Mixture, load_corpus
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.metric import low_rank, second_moments
 from localhyper.export.objectives import Losses, MetaModel, Probe, probe
+from localhyper.export.perceiver import PerceiverHypernetwork
 from localhyper.export.prompts import read_prompt_format
 from localhyper.export.tokenizer import load_tokenizer
 from localhyper.export.torch_base import TorchBase
@@ -84,7 +85,7 @@ class Run:
         self.recipe, self.out, self.base_path, self.dtype = recipe, out, base_path, str(dtype).removeprefix("torch.")
         tokenizer = load_tokenizer(base_path)
         prompts = read_prompt_format(base_path, recipe.chunk_prefix)
-        size = recipe.hypernetwork.max_tokens
+        size = (recipe.perceiver or recipe.hypernetwork).max_tokens
         self.collator = Collator(tokenizer, prompts, size, recipe.run.max_row, recipe.run.bucket)
         cfg = recipe.data
         train, held = load_corpus(data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout)
@@ -97,8 +98,11 @@ class Run:
         self._resume()
         self.wrapped, *self.wrapped_optimizers = self.accelerator.prepare(self.model, *self.optimizers)
 
-    def _hypernetwork(self, base: TorchBase, corpus: Corpus) -> AssociationHypernetwork:
+    def _hypernetwork(self, base: TorchBase, corpus: Corpus) -> AssociationHypernetwork | PerceiverHypernetwork:
         torch.manual_seed(self.recipe.run.seed)
+        if self.recipe.perceiver is not None:
+            norm, epsilon = base.get_buffer("output_norm_weight"), base.shape.norm_epsilon
+            return PerceiverHypernetwork(self.recipe.perceiver, norm, epsilon).to(self.accelerator.device)
         moment = None
         if not self.checkpoint.exists():
             batches = [ids.to(self.accelerator.device) for ids in moment_batches(corpus, self.collator, self.recipe)]

@@ -12,6 +12,7 @@ from localhyper.errors import ConfigError
 from localhyper.export.data import Mixture
 from localhyper.export.hypernetwork import AssociationConfig
 from localhyper.export.objectives import LossWeights
+from localhyper.export.perceiver import PerceiverConfig
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,16 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything a run depends on besides the base model and the data files' bytes."""
+    """Everything a run depends on besides the base model and the data files' bytes.
+
+    With a `[perceiver]` table the published Doc-to-LoRA is trained instead of the association hypernetwork: the
+    comparison, on the same data with the same objectives.
+    """
 
     name: str = "document"
     chunk_prefix: str = "<|im_start|>user\n"
     hypernetwork: AssociationConfig = field(default_factory=AssociationConfig)
+    perceiver: PerceiverConfig | None = None
     mixture: Mixture = field(default_factory=Mixture)
     loss: LossWeights = field(default_factory=LossWeights)
     data: DataConfig = field(default_factory=DataConfig)
@@ -102,5 +108,7 @@ def load_recipe(path: Path) -> Recipe:
         "run": RunConfig,
     }
     built = {key: _build(cls, raw.pop(key, {}), key) for key, cls in tables.items()}
+    if "perceiver" in raw:
+        built["perceiver"] = _build(PerceiverConfig, raw.pop("perceiver"), "perceiver")
     recipe: Recipe = _build(Recipe, raw | built, "top level")
     return recipe
