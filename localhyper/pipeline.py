@@ -22,6 +22,7 @@ import numpy as np
 from localhyper.bundle import BundleInfo, check_base
 from localhyper.checkpoint import Checkpoint, CheckpointFile
 from localhyper.chunking import Chunk, split_document
+from localhyper.config import AdapterSettings
 from localhyper.engine import Activations, BaseModelInfo, Engine
 from localhyper.errors import LibraryError, LocalHyperError, SourceError
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
@@ -31,7 +32,7 @@ from localhyper.lora import Accumulator, LoraWeights, Recompressed, even_ranks, 
 from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
 
-DEFAULT_RANK = 64
+DEFAULT_RANK = AdapterSettings().rank_budget
 UNLIMITED_RANK = 1 << 14  # most an adapter file may have
 KEY_VERSION = 1  # raise it when the same inputs would give another adapter
 CHECKPOINT_SECONDS = 2.0
