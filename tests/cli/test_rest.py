@@ -29,7 +29,7 @@ def test_paths_and_settings(shell: Shell) -> None:
     assert listing["library"].startswith(str(shell.home))
     assert listing["log"] in shell.run("paths").stdout
     settings = json.loads(shell.run("config", "show", "--json").stdout)
-    assert settings["adapter.rank_budget"] == 64
+    assert settings["adapter.rank_budget"] == 256
     config = Path(listing["config"])
     config.write_text("[adapter]\nrank_budget = 8\n")
     assert "adapter.rank_budget" in shell.run("config", "show").stdout
