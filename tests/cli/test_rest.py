@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from localhyper import __version__
+from localhyper.paths import get_paths
 from tests.cli.conftest import ROOT, Shell
 
 
@@ -135,7 +136,8 @@ def test_output_that_the_terminal_cannot_show_is_replaced(shell: Shell, tmp_path
 
 @pytest.mark.native
 @pytest.mark.slow
-def test_the_demo_runs_on_the_default_models(shell: Shell) -> None:
+def test_the_demo_runs_on_the_default_models(shell: Shell, default_model_path: Path) -> None:
+    (get_paths(shell.home).create().models_dir / default_model_path.name).symlink_to(default_model_path)
     done = shell.spawn("demo")
     assert done.returncode == 0, done.stderr
     for words in ("base model", "hypernetwork", "file", "Q  What is the code of the storage room?", "7314"):
