@@ -53,7 +53,7 @@ def squad(
 @eval_app.command(epilog=EXIT_CODES)
 def needle(
     tokens: Annotated[int, typer.Option(min=48, help="Length of each document in tokens.")] = 256,
-    limit: Annotated[int, typer.Option("--limit", "--cases", min=1, help="Documents, one fact each.")] = 200,
+    limit: Annotated[int, typer.Option("--limit", "--cases", min=2, help="Documents, one fact each.")] = 200,
     values: Annotated[str, typer.Option(help="What the facts hold: digits or words.")] = "digits",
     data: Annotated[
         Path | None, typer.Option(help="Text round the facts, gzip'd or not; default: the shipped one.")
