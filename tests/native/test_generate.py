@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +48,8 @@ def test_greedy_reply_is_the_argmax_of_the_reference(engine: LlamaEngine) -> Non
         assert row[token] >= row.max() - 0.02
         known = np.append(known, np.int32(token))
     assert stats.generated_tokens == len(ids)
-    assert text == engine.detokenize(ids)
+    # A random model says control characters too; a reply never shows them.
+    assert text == "".join(c for c in engine.detokenize(ids) if c in "\t\n" or unicodedata.category(c) != "Cc")
 
 
 def test_the_prompt_is_the_rendered_template(engine: LlamaEngine) -> None:

@@ -92,8 +92,8 @@ class Terminal:
 
 
 @pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    child = Terminal(tmp_path)
+def terminal(home_with_model: Path) -> Iterator[Terminal]:
+    child = Terminal(home_with_model)
     yield child
     child.close()
 
