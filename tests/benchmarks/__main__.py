@@ -28,7 +28,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="few rounds, short documents, page to stdout")
+    parser.add_argument("--quick", action="store_true", help="one round, page to stdout")
     parser.add_argument("--base", default=Config().base.name, help="name or file of the base model")
     parser.add_argument("--hypernet", default="", help="name or file of the hypernetwork")
     parser.add_argument("--out", type=Path, help="where to write the page instead")
