@@ -53,7 +53,7 @@ class Plan:
     decode_steps: int = 64
 
 
-QUICK = Plan(rounds=1, tokens=(1024, 4096), size_tokens=(256, 1024), decode_steps=48)
+QUICK = Plan(rounds=1, tokens=(1024,), size_tokens=(256, 1024), decode_steps=48)
 
 
 class Bench:

@@ -99,10 +99,10 @@ def test_wrong_models_are_refused_with_their_own_codes(shell: Shell, lease: Path
     assert "cannot be an adapter's name" in taken.stderr
 
 
-def long_document(folder: Path) -> Path:
+def long_document(folder: Path, facts: int = 700) -> Path:
     """Some thousand chunks of the tiny model."""
     path = folder / "long.txt"
-    path.write_text("".join(f"Fact {number}: the box {number * 7919 % 9973} is red.\n" for number in range(700)))
+    path.write_text("".join(f"Fact {number}: the box {number * 7919 % 9973} is red.\n" for number in range(facts)))
     return path
 
 
@@ -144,7 +144,8 @@ def test_a_stopped_attach_goes_on_from_its_finished_chunks(shell: Shell, tmp_pat
 
 @pytest.mark.slow
 def test_a_killed_attach_goes_on_too(shell: Shell, tmp_path: Path) -> None:
-    document = long_document(tmp_path)
+    # Long enough that a quick machine, too, is far from the end when the first checkpoint lies on the disk.
+    document = long_document(tmp_path, facts=3500)
     run = subprocess.Popen(
         shell.command("attach", document, *shell.models()), stderr=subprocess.DEVNULL, env=shell.environment, cwd=ROOT
     )
@@ -152,6 +153,7 @@ def test_a_killed_attach_goes_on_too(shell: Shell, tmp_path: Path) -> None:
     until = time.monotonic() + 60
     while not list(folder.glob("*.npz")) and time.monotonic() < until:
         time.sleep(0.05)
+    assert run.poll() is None, "the attach was over before it could be killed"
     run.kill()
     run.wait()
     (row,) = json.loads(shell.attach(document, "--json").stdout)
