@@ -99,8 +99,8 @@ def test_wrong_models_are_refused_with_their_own_codes(shell: Shell, lease: Path
     assert "cannot be an adapter's name" in taken.stderr
 
 
-def long_document(folder: Path, facts: int = 700) -> Path:
-    """Some thousand chunks of the tiny model."""
+def long_document(folder: Path, facts: int = 3500) -> Path:
+    """Seven thousand chunks of the tiny model: a quick machine, too, is far from the end when it is stopped."""
     path = folder / "long.txt"
     path.write_text("".join(f"Fact {number}: the box {number * 7919 % 9973} is red.\n" for number in range(facts)))
     return path
@@ -144,8 +144,7 @@ def test_a_stopped_attach_goes_on_from_its_finished_chunks(shell: Shell, tmp_pat
 
 @pytest.mark.slow
 def test_a_killed_attach_goes_on_too(shell: Shell, tmp_path: Path) -> None:
-    # Long enough that a quick machine, too, is far from the end when the first checkpoint lies on the disk.
-    document = long_document(tmp_path, facts=3500)
+    document = long_document(tmp_path)
     run = subprocess.Popen(
         shell.command("attach", document, *shell.models()), stderr=subprocess.DEVNULL, env=shell.environment, cwd=ROOT
     )
