@@ -16,6 +16,7 @@ from localhyper.cli_adapters import adapters_app
 from localhyper.cli_attach import attach
 from localhyper.cli_chat import ask, chat
 from localhyper.cli_eval import eval_app
+from localhyper.cli_eval_adapters import register as register_eval_adapters
 from localhyper.cli_machine import config_app, demo, doctor, show_paths
 from localhyper.cli_models import models_app
 from localhyper.cli_options import BaseOption, WithOption, open_settings
@@ -50,6 +51,7 @@ app.command(epilog=EXIT_CODES)(ask)
 app.command(epilog=EXIT_CODES)(chat)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(models_app, name="models")
+register_eval_adapters(eval_app)
 app.add_typer(eval_app, name="eval")
 app.add_typer(config_app, name="config")
 app.command(name="paths")(show_paths)

@@ -240,10 +240,15 @@ class Engine(Protocol):
         """
         ...
 
-    def score(self, prompt: str, continuation: str) -> FloatArray:
+    def score(self, prompt: str | Sequence[ChatMessage], continuation: str) -> FloatArray:
         """Natural log-probability of each token of `continuation` after `prompt`, float32 [tokens].
 
-        Both are tokenized with control tokens parsed, apart from each other.
+        Both are tokenized apart from each other. A prompt given as text is taken as rendered already: control tokens
+        are parsed in it and in `continuation`. A prompt given as messages is what `generate` would start from, and
+        control tokens spelled out in a message or in `continuation` are plain text: data may hold any text.
+
+        Raises:
+            ContextError: Both together are longer than the window.
         """
         ...
 

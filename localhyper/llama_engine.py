@@ -288,15 +288,18 @@ class LlamaEngine:
 
         return stream_reply(self._open_model(), state, prompt, sampling, cancel, started, check_turn)
 
-    def score(self, prompt: str, continuation: str) -> FloatArray:
+    def score(self, prompt: str | Sequence[ChatMessage], continuation: str) -> FloatArray:
         """Natural log-probability of each token of `continuation` after `prompt`, float32 [tokens].
+
+        Control tokens are parsed where the prompt is text, and plain text where it is messages, as in `generate`.
+        Tokens shared with the call before are not run again while the adapters are the same.
 
         Raises:
             ContextError: Both together are longer than the window, or there is nothing before the continuation.
         """
         model = self._open_model()
-        before = self._with_bos(model.tokenize(prompt, True))
-        after = model.tokenize(continuation, True)
+        before = self._with_bos(model.tokenize(prompt, True)) if isinstance(prompt, str) else self.prompt_ids(prompt)
+        after = model.tokenize(continuation, isinstance(prompt, str))
         if not len(before):
             raise ContextError(
                 "an empty prompt gives no probability to a first token", "put at least one token before it"
@@ -304,7 +307,7 @@ class LlamaEngine:
         if not len(after):
             return np.empty(0, np.float32)
         ids = np.concatenate([before, after])
-        rows = self._rows(ids[:-1], len(before) - 1).astype(np.float64)
+        rows = self._rows(ids[:-1], len(before) - 1, reuse=True).astype(np.float64)
         rows -= rows.max(axis=1, keepdims=True)
         chosen: FloatArray = (rows[np.arange(len(after)), after] - np.log(np.exp(rows).sum(axis=1))).astype(np.float32)
         return chosen
@@ -317,13 +320,13 @@ class LlamaEngine:
         """
         return self._rows(self._checked_ids(ids), 0)
 
-    def _rows(self, ids: TokenArray, first: int) -> FloatArray:
+    def _rows(self, ids: TokenArray, first: int, *, reuse: bool = False) -> FloatArray:
         if not len(ids):
             return np.empty((0, self.info.vocab_size), np.float32)
         if len(ids) > self._n_ctx:
             raise ContextError(f"{len(ids)} tokens, the chat window holds {self._n_ctx}", "shorten the text")
         self._turn += 1
-        return self._chat_state().rows(ids, first)
+        return self._chat_state().rows(ids, first, reuse=reuse)
 
     def _checked_ids(self, ids: Sequence[int] | TokenArray) -> TokenArray:
         """As int32; ids outside the vocabulary would make llama.cpp fail or read elsewhere."""

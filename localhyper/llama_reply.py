@@ -106,10 +106,15 @@ class ChatState:
                     return False
         return True
 
-    def rows(self, ids: TokenArray, first: int) -> FloatArray:
-        """Clear, run `ids`, and return the logits at positions first…, float32 [len(ids) - first, vocab]."""
-        self.clear()
-        parts, start = [], 0
+    def rows(self, ids: TokenArray, first: int, *, reuse: bool = False) -> FloatArray:
+        """Run `ids` and return the logits at positions first…, float32 [len(ids) - first, vocab].
+
+        From an empty cache, or with `reuse` from what the cache and the tokens up to `first` have in common.
+        """
+        start = self.keep_prefix(ids[: first + 1]) if reuse else 0
+        if not start:
+            self.clear()
+        parts: list[FloatArray] = []
         while start < len(ids):
             end = min(len(ids), start + self.context.batch, max(start, first) + self.context.outputs)
             flags = [position >= first for position in range(start, end)]

@@ -185,10 +185,10 @@ class FakeEngine:
                 raise self._generate_error
         yield Piece("", (), GenerationStats(prompt, 0, made, 0.01, 0.02, 0.01 * made, reason))
 
-    def score(self, prompt: str, continuation: str) -> FloatArray:
+    def score(self, prompt: str | Sequence[ChatMessage], continuation: str) -> FloatArray:
         """-1 for each token; -0.5 under any adapter."""
         each = -0.5 if self._adapters else -1.0
-        return np.full(len(self.tokenize(continuation, special=True)), each, np.float32)
+        return np.full(len(self.tokenize(continuation, special=isinstance(prompt, str))), each, np.float32)
 
     def logits(self, ids: TokenArray) -> FloatArray:
         """Numbers that depend on ids and adapters only, float32 [tokens, vocab]."""

@@ -74,7 +74,7 @@ class ScriptedEngine:
         """Not used here."""
         raise NotImplementedError
 
-    def score(self, prompt: str, continuation: str) -> FloatArray:
+    def score(self, prompt: str | Sequence[ChatMessage], continuation: str) -> FloatArray:
         """Not used here."""
         raise NotImplementedError
 

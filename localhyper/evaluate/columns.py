@@ -5,7 +5,7 @@
     adapter    the question alone, the document's adapter attached
     shuffled   the question alone, another document's adapter attached: what an adapter changes without knowing anything
 
-Knows engines and adapter files, no scores.
+Knows engines and adapter files, no scores; `frame` runs a whole suite with it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,13 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from localhyper.bundle import BundleInfo
+from localhyper.config import did_you_mean
 from localhyper.engine import AdapterUse, ChatMessage, Engine, Sampling
+from localhyper.errors import ConfigError
+from localhyper.evaluate.costs import AttachCost, cost_of
 from localhyper.hypernet import Hypernetwork
 from localhyper.progress import CancelToken, Progress, ProgressCallback
 from localhyper.sources.document import Document
@@ -27,6 +31,19 @@ COLUMNS = ("none", "context", "adapter", "shuffled")
 _SPARE_TOKENS = 16  # a text cut by tokens may have a few more when tokenized again
 
 MakeAdapter = Callable[[Document, Path], Path]
+Item = TypeVar("Item", covariant=True)
+
+
+class Items(Protocol[Item]):
+    """The least of a sequence: items by number, made when asked for or lying ready."""
+
+    def __len__(self) -> int:
+        """Number of items."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Item:
+        """Item `index`, from 0."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,30 @@ def run_info(engine: Engine, bundle: BundleInfo, started: float) -> RunInfo:
     """Describe a run that began at `time.monotonic()` = `started`."""
     base, seconds = engine.info, time.monotonic() - started
     return RunInfo(base.name, base.quantization, base.fingerprint, bundle.name, bundle.sha256, round(seconds, 3))
+
+
+def parse_columns(text: str) -> tuple[str, ...]:
+    """Names with commas between them, each once, in the order of `COLUMNS`.
+
+    Raises:
+        ConfigError: No name, or one that is no column.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    check_columns(names)
+    return tuple(name for name in COLUMNS if name in names)
+
+
+def check_columns(names: Sequence[str]) -> None:
+    """Refuse an empty choice of columns and unknown ones.
+
+    Raises:
+        ConfigError: Says which, and what there is.
+    """
+    if not names:
+        raise ConfigError("no column to measure is named", did_you_mean("", COLUMNS))
+    for name in names:
+        if name not in COLUMNS:
+            raise ConfigError(f"there is no column `{name[:40]}`", did_you_mean(name, COLUMNS))
 
 
 def make_document(title: str, text: str) -> Document:
@@ -71,23 +112,34 @@ class AdapterRing:
 
     So no document is its own control, and as the documents come in random order, the control is a random one. Only the
     adapters still needed lie on the disk, three at most.
+
+    Attributes:
+        costs: What each adapter made so far took, by the number of its document.
     """
 
-    def __init__(self, documents: Sequence[Document], make: MakeAdapter, folder: Path) -> None:
+    def __init__(self, documents: Items[Document], make: MakeAdapter, folder: Path) -> None:
         self._documents, self._make, self._folder = documents, make, folder
         self._paths: dict[int, Path] = {}
+        self.costs: dict[int, AttachCost] = {}
 
     def own(self, index: int) -> Path:
         """Adapter of document `index`."""
         if index not in self._paths:
-            folder = self._folder / str(index)
+            folder, document = self._folder / str(index), self._documents[index]
             folder.mkdir(parents=True)
-            self._paths[index] = self._make(self._documents[index], folder)
+            started = time.perf_counter()
+            path = self._make(document, folder)
+            self.costs[index] = cost_of(path, time.perf_counter() - started)
+            self._paths[index] = path
         return self._paths[index]
+
+    def next_to(self, index: int) -> int:
+        """Number of the document whose adapter is the control of document `index`."""
+        return (index + 1) % len(self._documents)
 
     def other(self, index: int) -> Path:
         """Adapter of the next document."""
-        return self.own((index + 1) % len(self._documents))
+        return self.own(self.next_to(index))
 
     def finish(self, index: int) -> None:
         """Delete what document `index` alone needed; the first one's adapter is still the last one's control."""
@@ -110,13 +162,36 @@ def message_for(column: str, question: str, shown: str) -> str:
     return f"{shown}\n\n{question}" if column == "context" else question
 
 
-def fit_document(engine: Engine, text: str, questions: Sequence[str], reply_tokens: int) -> str:
-    """`text`, cut at its end where it would not fit into the window with the longest question and its reply."""
+@dataclass(frozen=True)
+class Shown:
+    """A document as the context column sees it.
+
+    Attributes:
+        text: What stands in the prompt.
+        tokens: Tokens of that text.
+        whole_tokens: Tokens of the whole document; more than `tokens` where its end was cut off.
+    """
+
+    text: str
+    tokens: int
+    whole_tokens: int
+
+
+def document_room(engine: Engine, questions: Sequence[str], reply_tokens: int) -> int:
+    """Tokens a document may have beside the longest question and its reply in the window; below 1 = none."""
     prompts = [engine.render([ChatMessage("user", f"\n\n{question}")]) for question in questions]
     longest = max(len(engine.tokenize(prompt, special=True)) for prompt in prompts)
-    room = max(1, engine.n_ctx - longest - reply_tokens - _SPARE_TOKENS)
+    return engine.n_ctx - longest - reply_tokens - _SPARE_TOKENS
+
+
+def show_document(engine: Engine, text: str, questions: Sequence[str], reply_tokens: int, most: int = 0) -> Shown:
+    """`text`, cut at its end to `most` tokens (0 = no limit) and to what fits into the window beside a question."""
+    room = max(1, document_room(engine, questions, reply_tokens))
+    room = min(room, most) if most else room
     ids = engine.tokenize(text)
-    return text if len(ids) <= room else engine.detokenize(ids[:room]).rstrip("\ufffd")
+    if len(ids) <= room:
+        return Shown(text, len(ids), len(ids))
+    return Shown(engine.detokenize(ids[:room]).rstrip("\ufffd"), room, len(ids))
 
 
 def ask(engine: Engine, message: str, max_tokens: int, cancel: CancelToken) -> str:

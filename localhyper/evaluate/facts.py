@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Split = Literal["train", "test"]
+KeyKind = Literal["person", "city", "code name"]
+KEY_KINDS: tuple[KeyKind, ...] = ("person", "city", "code name")
 
 FIRST_NAMES = """Alice Bruno Clara Dmitri Elena Felix Greta Hassan Ingrid Jonas Karin Leo Mara Nils Olga Pavel Quentin
 Rosa Stefan Tilda Umar Vera Walter Xenia Yusuf Zora Amir Bella Cyrus Dora Emil Fiona Gustav Heidi Igor Judith Kofi
@@ -63,6 +65,11 @@ class Fact:
     attribute: str
     name: str
 
+    @property
+    def kind(self) -> KeyKind:
+        """What the fact's name is the name of."""
+        return key_kind(self.name)
+
 
 def pool(words: list[str], split: Split) -> list[str]:
     """The words of `split`: every fourth one is `test`."""
@@ -104,3 +111,18 @@ def make_facts(rng: random.Random, split: Split, count: int, *, digits: bool) ->
         if all(fact.name != other.name and fact.value != other.value for other in facts):
             facts.append(fact)
     return facts
+
+
+def key_kind(name: str) -> KeyKind:
+    """What a name of `make_name` names: code names have an article, persons two names, cities one."""
+    if name.startswith("the "):
+        return "code name"
+    return "person" if " " in name else "city"
+
+
+def make_fact_about(rng: random.Random, split: Split, kind: KeyKind, *, digits: bool) -> Fact:
+    """A fact whose name is of one kind."""
+    while True:
+        fact = make_fact(rng, split, digits=digits)
+        if fact.kind == kind:
+            return fact

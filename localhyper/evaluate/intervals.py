@@ -48,13 +48,15 @@ class ClusterBootstrap:
         return self.ratio(values, np.ones(len(self._clusters))) or Estimate(0.0, 0.0, 0.0)
 
     def ratio(self, numerator: ArrayLike, denominator: ArrayLike) -> Estimate | None:
-        """Sum of `numerator` over sum of `denominator`, both [items]; None when the denominator sums to 0."""
+        """Sum of `numerator` over sum of `denominator`, both [items].
+
+        None when the denominator sums to 0, or does so in so many draws that the interval has no upper end.
+        """
         above, below = self._sums(numerator), self._sums(denominator)
-        if below.sum() == 0:
-            return None
         tops, bottoms = self._draws @ above, self._draws @ below
-        usable = bottoms != 0
-        tail = (1 - LEVEL) / 2
+        usable, tail = bottoms != 0, (1 - LEVEL) / 2
+        if below.sum() == 0 or usable.mean() <= 1 - tail:
+            return None
         low, high = np.quantile(tops[usable] / bottoms[usable], (tail, 1 - tail))
         return Estimate(float(above.sum() / below.sum()), float(low), float(high))
 

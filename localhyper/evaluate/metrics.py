@@ -1,4 +1,4 @@
-"""Scores of one short answer: exact match and F1 as SQuAD v1.1 defines them, and whether a value occurs in a reply.
+"""Scores of one answer: exact match and F1 as SQuAD v1.1 has them, ROUGE-L, and whether a value occurs in a reply.
 
 Knows texts only: no model, no data file.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _PUNCTUATION = frozenset(string.punctuation)
 _WORD = re.compile(r"\w+")
+_ROUGE_WORD = re.compile(r"[a-z0-9]+")
 
 
 def normalize_answer(text: str) -> str:
@@ -34,6 +35,29 @@ def f1(reply: str, answer: str) -> float:
         return 0.0
     precision, recall = common / len(got), common / len(wanted)
     return 2 * precision * recall / (precision + recall)
+
+
+def rouge_l(reply: str, answer: str) -> float:
+    """ROUGE-L (Lin 2004): harmonic mean of precision and recall of the longest common subsequence of words, 0 to 1.
+
+    The same figure as `rougeL` of the package `rouge-score` without stemming, whose words are runs of ASCII letters and
+    digits in lower case. That package is not used: it needs the whole of NLTK, downloader included.
+    """
+    got, wanted = _ROUGE_WORD.findall(reply.lower()), _ROUGE_WORD.findall(answer.lower())
+    common = _common_subsequence(got, wanted)
+    return 2 * common / (len(got) + len(wanted)) if common else 0.0
+
+
+def _common_subsequence(one: Sequence[str], two: Sequence[str]) -> int:
+    """Length of the longest common subsequence; memory for one row of the table."""
+    row = [0] * (len(two) + 1)
+    for word in one:
+        before = 0  # the table's entry above and to the left
+        for place, other in enumerate(two, 1):
+            above = row[place]
+            row[place] = before + 1 if word == other else max(above, row[place - 1])
+            before = above
+    return row[-1]
 
 
 def best(score: Callable[[str, str], float], reply: str, answers: Sequence[str]) -> float:

@@ -127,26 +127,44 @@ def _text(path: Path, number: int, field: str, value: object) -> str:
     return value.strip()
 
 
-def sample_questions(passages: list[Passage], limit: int, seed: int) -> list[Passage]:
+def sample_questions(
+    passages: list[Passage], limit: int, seed: int, *, documents: int = 0, least: int = 2
+) -> list[Passage]:
     """At most `limit` questions drawn at random (0 = all), with their passages in random order.
 
+    Args:
+        passages: All there are.
+        limit: Most questions; 0 = all.
+        seed: Seed of the draw.
+        documents: Draw so many passages first, and questions about them only; 0 = all passages.
+        least: Fewest passages that will do; the shuffled control needs 2.
+
     Raises:
-        ConfigError: A negative limit, or fewer than two passages are left: the shuffled control needs another one.
+        ConfigError: A negative number, or fewer than `least` passages are left.
     """
-    if limit < 0:
-        raise ConfigError(f"the limit is {limit}, wanted 0 (all questions) or more")
+    for value, what in ((limit, "limit"), (documents, "number of documents")):
+        if value < 0:
+            raise ConfigError(f"the {what} is {value}, wanted 0 (all) or more")
     rng = random.Random(seed)
-    places = [(p, q) for p, passage in enumerate(passages) for q in range(len(passage.questions))]
+    among = _draw_passages(len(passages), documents, seed)
+    places = [(p, q) for p in among for q in range(len(passages[p].questions))]
     if limit and limit < len(places):
         places = rng.sample(places, limit)
     chosen: dict[int, list[int]] = {}
     for p, q in sorted(places):
         chosen.setdefault(p, []).append(q)
-    if len(chosen) < 2:
+    if len(chosen) < least:
         raise ConfigError(
-            f"the sample has {len(chosen)} passage, the control with another document's adapter needs at least 2",
-            "raise --limit or give a file with more passages",
+            f"the sample has {len(chosen)} passage, the control with another document's adapter needs at least {least}",
+            "raise --limit or --documents, give a file with more passages, or leave `shuffled` out with --columns",
         )
     order = list(chosen)
     rng.shuffle(order)
     return [replace(passages[p], questions=tuple(passages[p].questions[q] for q in chosen[p])) for p in order]
+
+
+def _draw_passages(count: int, wanted: int, seed: int) -> list[int]:
+    """Numbers of the passages to draw from, ascending; the draw of questions does not depend on this one."""
+    if not wanted or wanted >= count:
+        return list(range(count))
+    return sorted(random.Random(f"{seed}/documents").sample(range(count), wanted))

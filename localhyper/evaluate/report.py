@@ -6,14 +6,18 @@ Knows the results' shapes, nothing of how they came about.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localhyper.atomic import write_text_atomic
+from localhyper.evaluate.costs import AttachMeans, ContextLengths
 from localhyper.evaluate.intervals import Estimate
 from localhyper.evaluate.needle import NeedleResult
-from localhyper.evaluate.squad import SquadResult, SquadScores
+from localhyper.evaluate.needle_scores import NeedleScores, Part
+from localhyper.evaluate.squad import SquadResult
+from localhyper.evaluate.squad_scores import SquadScores
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -51,26 +55,66 @@ def write_cases(result: Result, path: Path) -> None:
 
 
 def render_table(result: Result) -> RenderableType:
-    """The result for a terminal: a table, and a line on what it was measured with."""
+    """The result for a terminal: tables, and lines on what it was measured with."""
     from rich.console import Group
     from rich.text import Text
 
-    table = _squad_table(result) if isinstance(result, SquadResult) else _needle_table(result)
-    return Group(table, *(Text(line, style="dim") for line in _notes(result)))
+    if isinstance(result, SquadResult):
+        tables, lines = [_squad_table(result)], list(_squad_notes(result))
+    else:
+        tables, lines = [_depth_table(result), _kind_table(result)], list(_needle_notes(result))
+    lines += _common_notes(result)
+    return Group(*tables, *(Text(line, style="dim") for line in lines))
 
 
-def _notes(result: Result) -> list[str]:
+def _squad_notes(result: SquadResult) -> Iterator[str]:
+    measured = {scores.name for scores in result.columns}
+    if result.options.generate and {"adapter", "context"} <= measured:
+        yield f"adapter / document in the prompt: {_ratios(result.f1_ratio, result.rouge_l_ratio)}"
+    if result.options.generate and {"adapter", "shuffled"} <= measured:
+        pair = _ratios(result.f1_shuffled_ratio, result.rouge_l_shuffled_ratio)
+        yield f"adapter / another document's adapter: {pair}"
+    if result.context is not None:
+        yield from _context_notes(result.context)
+
+
+def _ratios(f1: Estimate | None, rouge_l: Estimate | None) -> str:
+    def shown(estimate: Estimate | None) -> str:
+        return "too many zeros to say" if estimate is None else _bracket(estimate, ".2f")
+
+    return f"F1 {shown(f1)}, ROUGE-L {shown(rouge_l)}"
+
+
+def _context_notes(context: ContextLengths) -> Iterator[str]:
+    if context.shortened_from is not None and context.shortened_to is not None:
+        lengths = f"from {context.shortened_from:.0f} to {context.shortened_to:.0f} tokens on average"
+        yield f"{context.shortened} of {context.documents} documents were cut at the end in the prompt, {lengths}"
+
+
+def _needle_notes(result: NeedleResult) -> Iterator[str]:
+    for column in result.skipped:
+        yield f"{column.name} was not measured: {column.reason}"
+
+
+def _common_notes(result: Result) -> Iterator[str]:
     run = result.run
-    lines = [
-        "in brackets: 95 % confidence intervals",
+    if result.attached is not None:
+        yield _attach_note(result.attached)
+    alone = isinstance(result, SquadResult) and result.documents == 1
+    yield "in brackets: 95 % confidence intervals" + (", which one document cannot give" if alone else "")
+    yield (
         f"{run.base_name} {run.base_quantization}, hypernetwork {run.hypernetwork_name}, "
-        f"seed {result.options.seed}, rank {result.options.rank or 'unlimited'}, {run.seconds:.0f} s",
-    ]
-    if isinstance(result, SquadResult) and result.f1_ratio is not None:
-        lines.insert(0, f"F1 with the adapter / F1 with the document in the prompt: {_bracket(result.f1_ratio, '.2f')}")
-    if result.shortened:
-        lines.append(f"{result.shortened} documents did not fit into the prompt and were cut at the end there")
-    return lines
+        f"seed {result.options.seed}, rank {result.options.rank or 'unlimited'}, {run.seconds:.0f} s"
+    )
+
+
+def _attach_note(attached: AttachMeans) -> str:
+    parts = [f"{attached.seconds:.2f} s", f"{attached.size_bytes / 1e6:.2f} MB"]
+    if attached.rank is not None:
+        parts.append(f"rank {attached.rank:.0f}")
+    if attached.energy_kept is not None:
+        parts.append(f"{attached.energy_kept:.1%} of the energy kept")
+    return f"{attached.adapters} adapters made, each on average: {', '.join(parts)}"
 
 
 def _squad_table(result: SquadResult) -> Table:
@@ -78,7 +122,7 @@ def _squad_table(result: SquadResult) -> Table:
 
     table = Table(title=f"{result.questions} questions on {result.documents} documents, {result.options.data.name}")
     table.add_column("")
-    for heading in ("F1 %", "exact %", "log-likelihood / answer", "log-likelihood / token"):
+    for heading in ("F1 %", "exact %", "ROUGE-L %", "log-likelihood\n/ answer", "log-likelihood\n/ token"):
         table.add_column(heading, justify="right")
     for scores in result.columns:
         table.add_row(*_squad_row(scores, ""))
@@ -93,12 +137,13 @@ def _squad_row(scores: SquadScores, sign: str) -> list[str]:
         scores.name,
         _bracket(scores.f1, sign + ".1f", 100),
         _bracket(scores.exact, sign + ".1f", 100),
+        _bracket(scores.rouge_l, sign + ".1f", 100),
         _bracket(scores.answer_log_likelihood, sign + ".2f"),
         _bracket(scores.token_log_likelihood, sign + ".3f"),
     ]
 
 
-def _needle_table(result: NeedleResult) -> Table:
+def _depth_table(result: NeedleResult) -> Table:
     from rich.table import Table
 
     options = result.options
@@ -111,8 +156,29 @@ def _needle_table(result: NeedleResult) -> Table:
         table.add_column(f"{100 * fifth // fifths}-{100 * (fifth + 1) // fifths} %", justify="right")
     for scores in result.columns:
         table.add_row(scores.name, _bracket(scores.exact, ".1f", 100), *(_share(part) for part in scores.by_depth))
+    for column in result.skipped:
+        table.add_row(column.name, *["-"] * (fifths + 1))
     table.caption = "by depth of the fact: start of the document on the left"
     return table
+
+
+def _kind_table(result: NeedleResult) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    table.add_column("")
+    for part in _kinds(result.columns[0]):
+        table.add_column(part.name, justify="right")
+    for scores in result.columns:
+        table.add_row(scores.name, *(_bracket(part.exact, ".1f", 100) for part in _kinds(scores)))
+    table.caption = "by what the fact is about" + (" and by its value" if result.options.values == "both" else "")
+    return table
+
+
+def _kinds(scores: NeedleScores) -> list[Part]:
+    """Parts of the second table; kinds of which there are no cases are left out, and values where all are alike."""
+    values = scores.by_value if all(part.cases for part in scores.by_value) else ()
+    return [part for part in (*scores.by_kind, *values) if part.cases]
 
 
 def _share(estimate: Estimate | None) -> str:

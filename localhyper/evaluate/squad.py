@@ -5,40 +5,24 @@ Runs the shipped path from text to adapter to answer on any reading-set file. Kn
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from localhyper.engine import ChatMessage, Engine
-from localhyper.errors import ConfigError
-from localhyper.evaluate.columns import (
-    COLUMNS,
-    AdapterRing,
-    MakeAdapter,
-    Reporter,
-    RunInfo,
-    ask,
-    attach_maker,
-    fit_document,
-    make_document,
-    message_for,
-    run_info,
-    use_column,
-)
-from localhyper.evaluate.intervals import ClusterBootstrap, Estimate
-from localhyper.evaluate.metrics import best, exact_match, f1
+from localhyper.evaluate.columns import COLUMNS, MakeAdapter, RunInfo, ask, make_document, message_for, run_info
+from localhyper.evaluate.costs import AttachMeans, ContextLengths
+from localhyper.evaluate.frame import Outcome, Place, Setup, Subject, check_setup, measure
+from localhyper.evaluate.intervals import Estimate
+from localhyper.evaluate.metrics import best, exact_match, f1, rouge_l
 from localhyper.evaluate.reading_set import Passage, Question, read_reading_set, sample_questions
+from localhyper.evaluate.squad_scores import SquadCase, SquadFigures, SquadScores
 from localhyper.hypernet import Hypernetwork
 from localhyper.pipeline import DEFAULT_RANK
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
-
-FloatArray = NDArray[np.float64]
-CONTRASTS = (("adapter", "none"), ("adapter", "shuffled"))
 
 
 @dataclass(frozen=True)
@@ -52,6 +36,9 @@ class SquadOptions:
         generate: Whether to generate replies; without, only log-likelihoods are measured.
         rank: Rank budget of the adapters; 0 = no recompression.
         max_tokens: Longest reply.
+        documents: Documents drawn at random, questions are drawn among theirs; 0 = all.
+        context_tokens: Most tokens of a document in the context column; 0 = what fits into the window.
+        columns: Columns to measure.
     """
 
     data: Path
@@ -60,47 +47,9 @@ class SquadOptions:
     generate: bool = True
     rank: int = DEFAULT_RANK
     max_tokens: int = 32
-
-
-@dataclass(frozen=True)
-class SquadCase:
-    """One question in one column.
-
-    Attributes:
-        log_likelihood: Natural log-probability of the first answer's tokens after the prompt, end of turn not counted.
-        answer_tokens: Number of those tokens.
-        reply: The greedy reply; None without generation.
-        f1: Best F1 over the accepted answers; None without generation.
-        exact: 1.0 for an exact match with one of them, else 0.0; None without generation.
-    """
-
-    document: str
-    question: str
-    answers: tuple[str, ...]
-    column: str
-    log_likelihood: float
-    answer_tokens: int
-    reply: str | None = None
-    f1: float | None = None
-    exact: float | None = None
-
-
-@dataclass(frozen=True)
-class SquadScores:
-    """Figures of a column, or of one column minus another.
-
-    Attributes:
-        answer_log_likelihood: Mean over questions of the first answer's log-likelihood.
-        token_log_likelihood: Log-likelihood of all first answers over the number of their tokens.
-        f1: Mean F1, 0 to 1; None without generation.
-        exact: Share of exact matches; None without generation.
-    """
-
-    name: str
-    answer_log_likelihood: Estimate
-    token_log_likelihood: Estimate
-    f1: Estimate | None
-    exact: Estimate | None
+    documents: int = 0
+    context_tokens: int = 0
+    columns: tuple[str, ...] = COLUMNS
 
 
 @dataclass(frozen=True)
@@ -108,10 +57,15 @@ class SquadResult:
     """Figures of a run.
 
     Attributes:
-        shortened: Documents cut at the end in the context column, as they did not fit into the window.
-        columns: One per column, in the order of `COLUMNS`.
-        differences: `adapter - none` and `adapter - shuffled`, paired.
-        f1_ratio: F1 with the adapter over F1 with the document in the prompt; None where that is 0 or not measured.
+        shortened: Documents cut at the end in the context column.
+        columns: One per column measured, in the order of `COLUMNS`.
+        differences: `adapter - none` and `adapter - shuffled`, paired; those whose columns were measured.
+        f1_ratio: F1 with the adapter over F1 with the document in the prompt; None where it cannot be given.
+        rouge_l_ratio: The same of ROUGE-L.
+        f1_shuffled_ratio: F1 with the adapter over F1 with another document's; None where it cannot be given.
+        rouge_l_shuffled_ratio: The same of ROUGE-L.
+        context: Lengths of the documents in the context column; None without that column.
+        attached: What attaching took; None without an adapter.
         cases: Every question in every column.
     """
 
@@ -123,6 +77,11 @@ class SquadResult:
     columns: tuple[SquadScores, ...]
     differences: tuple[SquadScores, ...]
     f1_ratio: Estimate | None
+    rouge_l_ratio: Estimate | None
+    f1_shuffled_ratio: Estimate | None
+    rouge_l_shuffled_ratio: Estimate | None
+    context: ContextLengths | None
+    attached: AttachMeans | None
     cases: tuple[SquadCase, ...] = field(repr=False)
     suite: str = "squad"
 
@@ -135,7 +94,7 @@ def run(
     cancel: CancelToken | None = None,
     make_adapter: MakeAdapter | None = None,
 ) -> SquadResult:
-    """Measure all columns on a sample of questions.
+    """Measure the columns on a sample of questions.
 
     Args:
         options: What to run.
@@ -149,115 +108,73 @@ def run(
         ConfigError: The data file is not in the schema, or an option is out of range.
         Cancelled: `cancel` was set; nothing is kept.
     """
-    started = time.monotonic()
-    if options.max_tokens < 1:
-        raise ConfigError(f"replies of {options.max_tokens} tokens, wanted at least 1")
-    passages = sample_questions(read_reading_set(options.data), options.limit, options.seed)
-    cancel = cancel or CancelToken()
-    make_adapter = make_adapter or attach_maker(engine, hypernetwork, options.rank, cancel)
-    before = engine.adapters
-    try:
-        with tempfile.TemporaryDirectory(prefix="localhyper-eval-") as folder:
-            ring = AdapterRing([make_document(p.title, p.text) for p in passages], make_adapter, Path(folder))
-            suite = _Suite(options, engine, passages, ring, Reporter(progress, len(passages)), cancel)
-            cases = tuple(suite.cases())
-    finally:
-        engine.set_adapters(before)
-    return _summarise(options, run_info(engine, hypernetwork.info, started), passages, suite.shortened, cases)
+    started, cancel = time.monotonic(), cancel or CancelToken()
+    least = 2 if "shuffled" in options.columns else 1
+    check_setup(options.columns, least, options.max_tokens, options.context_tokens)
+    everything = read_reading_set(options.data)
+    passages = sample_questions(everything, options.limit, options.seed, documents=options.documents, least=least)
+    setup = Setup(
+        engine, hypernetwork, options.columns, options.rank, options.context_tokens, progress, cancel, make_adapter
+    )
+    subjects = [_subject(engine, passage, options.max_tokens) for passage in passages]
+    outcome = measure(setup, subjects, _Asker(options, engine, passages, cancel).cases)
+    return _summarise(options, run_info(engine, hypernetwork.info, started), passages, outcome)
+
+
+def _subject(engine: Engine, passage: Passage, max_tokens: int) -> Subject:
+    """An answer may be longer than the longest reply: it is scored whole, so it must fit too."""
+    longest = max(len(engine.tokenize(question.answers[0])) for question in passage.questions)
+    questions = tuple(question.text for question in passage.questions)
+    return Subject(make_document(passage.title, passage.text), questions, max(longest, max_tokens))
 
 
 @dataclass
-class _Suite:
-    """One run under way."""
+class _Asker:
+    """Puts a passage's questions."""
 
     options: SquadOptions
     engine: Engine
     passages: Sequence[Passage]
-    ring: AdapterRing
-    reporter: Reporter
     cancel: CancelToken
-    shortened: int = 0
 
-    def cases(self) -> Iterator[SquadCase]:
-        """Document by document, column by column, question by question."""
-        for index, passage in enumerate(self.passages):
-            self.reporter.report(index, passage.title or passage.id)
-            shown = self._shown(passage)
-            for column in COLUMNS:
-                use_column(self.engine, column, self.ring, index)
-                for question in passage.questions:
-                    yield self._case(passage, question, column, message_for(column, question.text, shown))
-            self.ring.finish(index)
-        self.reporter.report(len(self.passages), "")
-
-    def _shown(self, passage: Passage) -> str:
-        answers = max(len(self.engine.tokenize(question.answers[0])) for question in passage.questions)
-        questions = [question.text for question in passage.questions]
-        shown = fit_document(self.engine, passage.text, questions, max(answers, self.options.max_tokens))
-        self.shortened += shown != passage.text
-        return shown
+    def cases(self, place: Place) -> Iterator[SquadCase]:
+        """All questions of a document in a column, one after the other: what their prompts share is read once."""
+        passage = self.passages[place.index]
+        for question in passage.questions:
+            yield self._case(passage, question, place.column, message_for(place.column, question.text, place.shown))
 
     def _case(self, passage: Passage, question: Question, column: str, message: str) -> SquadCase:
         self.cancel.check()
-        prompt = self.engine.render([ChatMessage("user", message)])
-        scores = self.engine.score(prompt, question.answers[0])
+        answers, reply = question.answers, None
+        if self.options.generate:  # before the scoring: a reply can be stopped while a long prompt is read
+            reply = ask(self.engine, message, self.options.max_tokens, self.cancel)
+        # As messages, so that control tokens spelled out in the data are text here as they are in the reply's prompt.
+        scores = self.engine.score([ChatMessage("user", message)], answers[0])
         total = float(np.sum(scores, dtype=np.float64))
-        case = (passage.id, question.text, question.answers, column, total, len(scores))
-        if not self.options.generate:
+        case = (passage.id, question.text, answers, column, total, len(scores))
+        if reply is None:
             return SquadCase(*case)
-        reply = ask(self.engine, message, self.options.max_tokens, self.cancel)
-        answers = question.answers
-        return SquadCase(*case, reply, best(f1, reply, answers), best(exact_match, reply, answers))
-
-
-@dataclass(frozen=True)
-class _Column:
-    """Arrays over the questions, float64 [questions], in one order for all columns."""
-
-    likelihood: FloatArray
-    tokens: FloatArray
-    f1: FloatArray
-    exact: FloatArray
-
-
-def _column(cases: Sequence[SquadCase], name: str) -> _Column:
-    rows = [case for case in cases if case.column == name]
-    likelihood = np.array([case.log_likelihood for case in rows])
-    tokens = np.array([case.answer_tokens for case in rows], np.float64)
-    return _Column(likelihood, tokens, np.array([c.f1 or 0.0 for c in rows]), np.array([c.exact or 0.0 for c in rows]))
+        return SquadCase(*case, reply, *(best(score, reply, answers) for score in (f1, exact_match, rouge_l)))
 
 
 def _summarise(
-    options: SquadOptions, info: RunInfo, passages: Sequence[Passage], shortened: int, cases: tuple[SquadCase, ...]
+    options: SquadOptions, info: RunInfo, passages: Sequence[Passage], outcome: Outcome[SquadCase]
 ) -> SquadResult:
     clusters = [index for index, passage in enumerate(passages) for _ in passage.questions]
-    bootstrap = ClusterBootstrap(clusters, options.seed)
-    columns = {name: _column(cases, name) for name in COLUMNS}
-    zeros = np.zeros(len(clusters))
-    nothing = _Column(zeros, zeros, zeros, zeros)
-    both = options.generate
+    figures = SquadFigures(outcome.cases, clusters, options.columns, options.generate, options.seed)
     return SquadResult(
         options=options,
         run=info,
         documents=len(passages),
         questions=len(clusters),
-        shortened=shortened,
-        columns=tuple(_scores(bootstrap, name, columns[name], nothing, both) for name in COLUMNS),
-        differences=tuple(
-            _scores(bootstrap, f"{one} - {two}", columns[one], columns[two], both) for one, two in CONTRASTS
-        ),
-        f1_ratio=bootstrap.ratio(columns["adapter"].f1, columns["context"].f1) if both else None,
-        cases=cases,
-    )
-
-
-def _scores(bootstrap: ClusterBootstrap, name: str, one: _Column, minus: _Column, generated: bool) -> SquadScores:
-    """Figures of `one` minus those of another column; the answers, and so their tokens, are the same in both."""
-    likelihood = one.likelihood - minus.likelihood
-    return SquadScores(
-        name=name,
-        answer_log_likelihood=bootstrap.mean(likelihood),
-        token_log_likelihood=bootstrap.ratio(likelihood, one.tokens) or Estimate(0.0, 0.0, 0.0),
-        f1=bootstrap.mean(one.f1 - minus.f1) if generated else None,
-        exact=bootstrap.mean(one.exact - minus.exact) if generated else None,
+        shortened=outcome.context.shortened if outcome.context is not None else 0,
+        columns=figures.columns(),
+        differences=figures.differences(),
+        f1_ratio=figures.ratio("f1", "context"),
+        rouge_l_ratio=figures.ratio("rouge_l", "context"),
+        f1_shuffled_ratio=figures.ratio("f1", "shuffled"),
+        rouge_l_shuffled_ratio=figures.ratio("rouge_l", "shuffled"),
+        context=outcome.context,
+        attached=outcome.attached,
+        cases=outcome.cases,
     )

@@ -146,7 +146,7 @@ class FakeEngine:
     def render(self, messages: Sequence[ChatMessage]) -> str:
         return "".join(f"{message.role}: {message.content}\n" for message in messages)
 
-    def score(self, prompt: str, continuation: str) -> FloatArray:
+    def score(self, prompt: str | Sequence[ChatMessage], continuation: str) -> FloatArray:
         raise AssertionError("a chat scores nothing")
 
     def logits(self, ids: TokenArray) -> FloatArray:

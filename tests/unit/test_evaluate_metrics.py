@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from localhyper.evaluate.intervals import ClusterBootstrap, wilson
-from localhyper.evaluate.metrics import best, exact_match, f1, holds_value, normalize_answer
+from localhyper.evaluate.metrics import best, exact_match, f1, holds_value, normalize_answer, rouge_l
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,32 @@ def test_f1_by_hand() -> None:
 
 def test_f1_counts_repeated_words_once_per_repetition() -> None:
     assert f1("red red red", "red blue") == pytest.approx(2 * (1 / 3) * (1 / 2) / (1 / 3 + 1 / 2))
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "wanted"),
+    [
+        ("a cat sat mat", "the cat sat on the mat", 0.6),
+        ("police kill the gunman", "police killed the gunman", 0.75),
+        ("police killed the gunman", "the gunman kill police", 0.5),
+        ("its 3 5", "It's 3.5%", 0.5714285714285715),
+        ("snake case word", "snake_case word", 1.0),
+        ("dont stop", "don't stop", 0.4),
+        ("unicode apfel", "Ünïcode äpfel", 0.0),
+        ("", "x", 0.0),
+        ("x", "", 0.0),
+    ],
+)
+def test_rouge_l_is_what_the_reference_package_gives(reply: str, answer: str, wanted: float) -> None:
+    # `rouge_scorer.RougeScorer(["rougeL"]).score(answer, reply)` of rouge-score 0.1.2.
+    assert rouge_l(reply, answer) == pytest.approx(wanted)
+
+
+def test_rouge_l_sees_order_where_f1_does_not() -> None:
+    words = [f"w{number}" for number in range(300)]
+    assert rouge_l(" ".join(words), " ".join(words)) == 1.0
+    backwards = " ".join(reversed(words))
+    assert (f1(backwards, " ".join(words)), rouge_l(backwards, " ".join(words))) == pytest.approx((1.0, 1 / 300))
 
 
 def test_best_takes_the_answer_that_scores_highest() -> None:
@@ -102,6 +128,13 @@ def test_a_ratio_is_of_sums_and_none_over_zero() -> None:
     assert ratio.value == pytest.approx(0.5)
     assert (ratio.low, ratio.high) == pytest.approx((0.25, 1.0))
     assert bootstrap.ratio([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]) is None
+
+
+def test_a_ratio_with_hardly_anything_below_it_has_no_interval() -> None:
+    # One document of forty in the denominator: more than a third of all draws leave it out.
+    assert ClusterBootstrap(range(40), seed=0).ratio([1.0] * 40, [1.0] + [0.0] * 39) is None
+    ratio = ClusterBootstrap(range(40), seed=0).ratio([1.0] * 40, [1.0] * 10 + [0.0] * 30)
+    assert ratio is not None and ratio.low < ratio.value == 4.0 < ratio.high
 
 
 def test_the_same_seed_draws_the_same() -> None:

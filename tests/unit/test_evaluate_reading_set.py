@@ -146,3 +146,20 @@ def test_fewer_than_two_passages_and_negative_limits_are_refused() -> None:
         sample_questions(passages(5, 3), 1, 0)
     with pytest.raises(ConfigError, match="limit is -1"):
         sample_questions(passages(5, 3), -1, 0)
+
+
+def test_documents_are_drawn_first_and_questions_among_theirs() -> None:
+    few = sample_questions(passages(20, 3), 0, 1, documents=4)
+    assert len(few) == 4 and all(len(passage.questions) == 3 for passage in few)
+    some = sample_questions(passages(20, 3), 5, 1, documents=4)
+    assert {passage.id for passage in some} <= {passage.id for passage in few}
+    assert sum(len(passage.questions) for passage in some) == 5
+    assert sample_questions(passages(5, 3), 7, 1, documents=9) == sample_questions(passages(5, 3), 7, 1)
+    with pytest.raises(ConfigError, match="number of documents is -1"):
+        sample_questions(passages(5, 3), 0, 0, documents=-1)
+
+
+def test_one_document_will_do_where_none_is_the_control() -> None:
+    assert len(sample_questions(passages(5, 3), 0, 0, documents=1, least=1)) == 1
+    with pytest.raises(ConfigError, match="at least 2"):
+        sample_questions(passages(5, 3), 0, 0, documents=1)

@@ -1,0 +1,133 @@
+"""One document, adapters of many rank budgets: encoded and generated once, merged and written for each budget.
+
+For every budget the pipeline's own `attach_document` runs, over an engine and a hypernetwork that remember: so each
+file is what `localhyper attach --rank R` writes. Knows no questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from localhyper.bundle import BundleInfo
+from localhyper.engine import Activations, BaseModelInfo, CaptureSpec, Engine, FloatArray, TokenArray
+from localhyper.hypernet import Hypernetwork
+from localhyper.library import AdapterInfo
+from localhyper.lora import LoraTarget, LoraWeights, Metric
+from localhyper.progress import CancelToken
+from localhyper.sources.document import Document
+
+
+class _OnceEngine:
+    """As much of an `Engine` as an attach asks for; encodes each chunk, known by its tokens, once."""
+
+    def __init__(self, engine: Engine, folder: Path) -> None:
+        self._engine, self._folder = engine, folder
+        self._encoded: dict[bytes, Activations] = {}
+        self.chunk = b""
+
+    @property
+    def info(self) -> BaseModelInfo:
+        """The loaded base model."""
+        return self._engine.info
+
+    def tokenize(self, text: str, *, special: bool = False) -> TokenArray:
+        """As the engine does."""
+        return self._engine.tokenize(text, special=special)
+
+    def detokenize(self, ids: TokenArray) -> str:
+        """As the engine does."""
+        return self._engine.detokenize(ids)
+
+    def encode(self, ids: TokenArray, capture: CaptureSpec, *, cancel: CancelToken | None = None) -> Activations:
+        """As the engine does the first time; from the disk again."""
+        self.chunk = ids.tobytes()
+        if self.chunk not in self._encoded:
+            made, number = self._engine.encode(ids, capture, cancel=cancel), len(self._encoded)
+            self._encoded[self.chunk] = Activations(
+                _on_disk(self._folder / f"{number}.hidden.npy", made.hidden),
+                _on_disk(self._folder / f"{number}.ffn.npy", made.ffn),
+            )
+        return self._encoded[self.chunk]
+
+
+def _on_disk(path: Path, array: FloatArray) -> FloatArray:
+    """The same array, read from a file where it is asked for."""
+    np.save(path, array)
+    mapped: FloatArray = np.asarray(np.load(path, mmap_mode="r"))
+    return mapped
+
+
+class _OnceHypernetwork:
+    """A `Hypernetwork` that generates for each chunk once and keeps the weights on the disk, many times the text."""
+
+    def __init__(self, hypernetwork: Hypernetwork, engine: _OnceEngine, folder: Path) -> None:
+        self._hypernetwork, self._engine, self._folder = hypernetwork, engine, folder
+        self._known: dict[bytes, LoraWeights] = {}
+
+    @property
+    def info(self) -> BundleInfo:
+        """What the bundle says of itself."""
+        return self._hypernetwork.info
+
+    def generate(self, activations: Activations, chunks: int = 1) -> LoraWeights:
+        """The weights of the chunk that was encoded last."""
+        chunk = self._engine.chunk
+        if chunk not in self._known:
+            self._known[chunk] = self._mapped(self._hypernetwork.generate(activations, chunks))
+        return self._known[chunk]
+
+    def _mapped(self, weights: LoraWeights) -> LoraWeights:
+        number = len(self._known)
+        return LoraWeights(
+            {
+                name: LoraTarget(
+                    target.layers,
+                    _on_disk(self._folder / f"{number}.a.{name}.npy", target.a),
+                    _on_disk(self._folder / f"{number}.b.{name}.npy", target.b),
+                )
+                for name, target in weights.targets.items()
+            }
+        )
+
+    def bias(self) -> LoraWeights | None:
+        """As the hypernetwork does."""
+        return self._hypernetwork.bias()
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """As the hypernetwork does."""
+        return self._hypernetwork.metrics()
+
+
+class AttachOnce:
+    """A document whose adapters are asked for by rank budget."""
+
+    def __init__(
+        self, document: Document, engine: Engine, hypernetwork: Hypernetwork, folder: Path, cancel: CancelToken
+    ) -> None:
+        """Keep everything in `folder`, which exists and is the caller's to delete."""
+        self._document, self._folder, self._cancel = document, folder, cancel
+        self._engine = _OnceEngine(engine, folder)
+        self._hypernetwork = _OnceHypernetwork(hypernetwork, self._engine, folder)
+
+    def adapter(self, rank: int) -> AdapterInfo:
+        """What `localhyper attach --rank RANK` makes, in a library of its own; 0 = no recompression.
+
+        Raises:
+            LocalHyperError: Whatever `attach_document` raises.
+        """
+        from localhyper.database import Database
+        from localhyper.library import Library
+        from localhyper.pipeline import AttachOptions, attach_document
+
+        home = self._folder / f"rank-{rank}"
+        home.mkdir(exist_ok=True)
+        library = Library(Database(home / "library.sqlite3"), home / "adapters")
+        options = AttachOptions(rank=rank, name="evaluated")
+        engine = cast("Engine", self._engine)  # an attach neither chats nor scores
+        return attach_document(
+            self._document, engine, self._hypernetwork, library, options, cancel=self._cancel
+        ).adapter
