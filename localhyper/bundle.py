@@ -47,6 +47,8 @@ class BundleInfo:
         licence: SPDX identifier.
         card: Training data, steps, device, seconds, scores: free-form, for people.
         base_ffn_size: Width inside the MLP of its base model; 0 where the bundle does not say.
+        whitening: Tokens that the generic input moment counts for when a document's sum is whitened by its own inputs
+            (`localhyper.whitening`); 0 = it is not.
     """
 
     path: Path
@@ -66,6 +68,7 @@ class BundleInfo:
     licence: str
     card: Mapping[str, object]
     base_ffn_size: int = 0
+    whitening: float = 0.0
 
 
 def read_bundle(path: Path) -> BundleInfo:
@@ -147,6 +150,12 @@ class _Fields:
             raise self.fail(key, f"a whole number from {low} to {high}")
         return value
 
+    def number(self, key: str, low: float, high: float, default: float) -> float:
+        value = self._values.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise self.fail(key, f"a number from {low:g} to {high:g}")
+        return float(value)
+
     def wholes(self, key: str, low: int, high: int) -> tuple[int, ...]:
         value = self._values.get(key, [])
         items = [item for item in value if type(item) is int and low <= item <= high] if isinstance(value, list) else []
@@ -198,6 +207,7 @@ def _parse(path: Path, sha256: str, values: Mapping[str, object]) -> BundleInfo:
         licence=top.text("licence", "", limit=200),
         card=top.inner("card", required=False),
         base_ffn_size=base.whole("ffn_size", 0, 1 << 22, 0),
+        whitening=top.number("whitening", 0.0, 1e9, 0.0),
     )
 
 

@@ -11,7 +11,8 @@ import json
 import logging
 import time
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from numpy.typing import NDArray
 from localhyper.atomic import atomic_path
 from localhyper.errors import AdapterError
 from localhyper.lora import AccumulatorState, LoraTarget, LoraWeights, validate
+from localhyper.whitening import InputMoment
 
-VERSION = 1
+VERSION = 2
 STALE_SECONDS = 30 * 24 * 3600
 logger = logging.getLogger(__name__)
 
@@ -33,10 +35,12 @@ class Checkpoint:
     Attributes:
         done: Finished chunks, from the first.
         state: Their sum.
+        moments: Target name to the moment of their inputs, where the bundle whitens by it.
     """
 
     done: int
     state: AccumulatorState
+    moments: Mapping[str, InputMoment] = field(default_factory=dict)
 
 
 class CheckpointFile:
@@ -83,11 +87,21 @@ def _to_arrays(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
         for part, weights in parts.items()
         if weights is not None
     }
-    about = {"version": VERSION, "done": checkpoint.done, "kept_share": state.kept_share, "layers": layers}
+    tokens = {name: moment.tokens for name, moment in checkpoint.moments.items()}
+    about = {
+        "version": VERSION,
+        "done": checkpoint.done,
+        "kept_share": state.kept_share,
+        "layers": layers,
+        "tokens": tokens,
+    }
     arrays: dict[str, NDArray[np.generic]] = {"about": np.frombuffer(json.dumps(about).encode(), dtype=np.uint8)}
     for part, weights in parts.items():
         for name, target in weights.targets.items() if weights is not None else ():
             arrays[f"{part}/{name}/a"], arrays[f"{part}/{name}/b"] = target.a, target.b
+    for name, moment in checkpoint.moments.items():
+        # Symmetric: the half is enough, and is most of the file.
+        arrays[f"moment/{name}"] = moment.second[:, *np.triu_indices(moment.second.shape[1])]
     return arrays
 
 
@@ -106,4 +120,19 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> Checkpoint:
         return validate(LoraWeights(targets))
 
     state = AccumulatorState(part("settled"), part("pending"), float(about["kept_share"]))
-    return Checkpoint(int(about["done"]), state)
+    moments = {
+        name: InputMoment(_symmetric(arrays[f"moment/{name}"]), int(tokens)) for name, tokens in about["tokens"].items()
+    }
+    return Checkpoint(int(about["done"]), state, moments)
+
+
+def _symmetric(half: NDArray[np.generic]) -> NDArray[np.float32]:
+    """[layers, n (n + 1) / 2] values of the upper triangle to [layers, n, n]."""
+    if half.dtype != np.float32 or half.ndim != 2 or not np.isfinite(half).all():
+        raise ValueError("moment of the wrong type")
+    size = int((np.sqrt(8 * half.shape[1] + 1) - 1) / 2)
+    whole = np.zeros((len(half), size, size), np.float32)
+    upper = np.triu_indices(size)
+    whole[:, *upper] = half
+    whole[:, *upper[::-1]] = half
+    return whole

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
-from localhyper.bundle import BUNDLE_FORMAT, METADATA_KEY, BundleInfo, check_base, read_bundle
+from localhyper.bundle import BUNDLE_FORMAT, METADATA_KEY, REMAKE_HINT, BundleInfo, check_base, read_bundle
 from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import AdapterError, HypernetworkError
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric, check_metrics, validate
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 CPU_PROVIDER = "CPUExecutionProvider"
 PROBE_TOKENS = 8  # for outputs that don't depend on the input, where onnxruntime still wants one
+AXES = {"metric_excess": 2, "metric_floor": 1}  # of outputs that have not three
 _QUIET = 3  # onnxruntime's ORT_LOGGING_LEVEL_ERROR: its warnings would be printed over a TUI
 _UNREADABLE_HINT = "the bundle is damaged or needs a newer onnxruntime; fetch it again, or run `localhyper doctor`"
 
@@ -48,8 +49,11 @@ class Hypernetwork(Protocol):
         """What the bundle says of itself."""
         ...
 
-    def generate(self, activations: Activations) -> LoraWeights:
-        """One chunk's activations (chunk tokens only) to its LoRA matrices, scaling folded in."""
+    def generate(self, activations: Activations, chunks: int = 1) -> LoraWeights:
+        """One chunk's activations (chunk tokens only) to its LoRA matrices, scaling folded in.
+
+        `chunks` is the number of chunks of the document it is part of.
+        """
         ...
 
     def bias(self) -> LoraWeights | None:
@@ -121,14 +125,16 @@ class OnnxHypernetwork:
         """Execution providers the session really uses."""
         return tuple(self._session.get_providers())
 
-    def generate(self, activations: Activations) -> LoraWeights:
+    def generate(self, activations: Activations, chunks: int = 1) -> LoraWeights:
         """One chunk's activations (chunk tokens only) to its LoRA matrices, scaling folded in.
+
+        `chunks` is the number of chunks of the document it is part of.
 
         Raises:
             HypernetworkError: Activations of the wrong shape, or output that is not finite or not as described.
         """
         self._check_activations(activations)
-        feeds = {"activations": activations.hidden, "ffn": activations.ffn}
+        feeds = {"activations": activations.hidden, "ffn": activations.ffn, "chunks": _chunk_count(chunks)}
         names = [f"{part}.{target}" for target in self._info.targets for part in ("a", "b")]
         values = self._run(names, {name: feeds[name] for name in self._inputs})
         return self._weights(values, "")
@@ -143,7 +149,11 @@ class OnnxHypernetwork:
         """Input second moments per target for recompression; empty when the bundle carries none."""
         values = self._constant_values()
         return {
-            target: Metric(values[f"metric_basis.{target}"], values[f"metric_excess.{target}"])
+            target: Metric(
+                values[f"metric_basis.{target}"],
+                values[f"metric_excess.{target}"],
+                values.get(f"metric_floor.{target}"),
+            )
             for target in self._info.targets
             if f"metric_basis.{target}" in values
         }
@@ -156,6 +166,7 @@ class OnnxHypernetwork:
             shapes = {
                 "activations": (len(capture.taps), PROBE_TOKENS, info.base_hidden_size),
                 "ffn": (len(capture.ffn_blocks), PROBE_TOKENS, self._ffn_size()),
+                "chunks": (1,),
             }
             feeds = {name: np.zeros(shapes[name], np.float32) for name in self._inputs}
             values = self._run(names, feeds) if names else {}
@@ -171,7 +182,8 @@ class OnnxHypernetwork:
             width = basis.shape[1] if basis.ndim == 3 else 0
             shape = LoraTarget(layers, np.zeros((len(layers), 0, width), np.float32), np.zeros((0, 0, 0), np.float32))
             try:
-                check_metrics(LoraWeights({target: shape}), {target: Metric(basis, excess)})
+                floor = values.get(f"metric_floor.{target}")
+                check_metrics(LoraWeights({target: shape}), {target: Metric(basis, excess, floor)})
             except AdapterError as error:
                 raise self._bad(error.message) from error
 
@@ -271,10 +283,14 @@ class _Value(Protocol):
     type: str
 
 
+def _chunk_count(chunks: int) -> FloatArray:
+    return np.array([max(1, chunks)], np.float32)
+
+
 def _check_inputs(info: BundleInfo, inputs: Mapping[str, _Value]) -> None:
     wanted = {"activations"} if info.capture.taps else set()
     wanted |= {"ffn"} if info.capture.ffn_blocks else set()
-    if set(inputs) != wanted:
+    if set(inputs) - {"chunks"} != wanted:
         raise HypernetworkError(
             f"hypernetwork `{info.path}` has inputs {sorted(inputs)}, its description needs {sorted(wanted)}",
             _UNREADABLE_HINT,
@@ -283,7 +299,10 @@ def _check_inputs(info: BundleInfo, inputs: Mapping[str, _Value]) -> None:
         "activations": (len(info.capture.taps), None, info.base_hidden_size),
         "ffn": (len(info.capture.ffn_blocks), None, info.base_ffn_size or None),
     }
-    for name, value in inputs.items():
+    if "chunks" in inputs:
+        _check_value(info, inputs["chunks"], (1,))
+    for name in wanted:
+        value = inputs[name]
         _check_value(info, value, sizes[name])
         if isinstance(value.shape[1], int):
             raise HypernetworkError(f"hypernetwork `{info.path}`: `{name}` must take any number of tokens")
@@ -292,7 +311,7 @@ def _check_inputs(info: BundleInfo, inputs: Mapping[str, _Value]) -> None:
 def _check_outputs(info: BundleInfo, outputs: Mapping[str, _Value]) -> None:
     known = {f"{part}.{name}" for part in ("a", "b") for name in info.targets}
     pairs = [("bias_a", "bias_b"), ("metric_basis", "metric_excess")]
-    optional = {f"{part}.{name}" for pair in pairs for part in pair for name in info.targets}
+    optional = {f"{part}.{name}" for pair in (*pairs, ("metric_floor",)) for part in pair for name in info.targets}
     missing, unknown = known - set(outputs), set(outputs) - known - optional
     if missing or unknown:
         raise HypernetworkError(
@@ -305,9 +324,26 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, _Value]) -> None:
     for name in info.targets:
         if (f"metric_basis.{name}" in outputs) != (f"metric_excess.{name}" in outputs):
             raise HypernetworkError(f"hypernetwork `{info.path}`: the metric of `{name}` has only one half")
+    _check_whitening(info, outputs)
     for name, value in outputs.items():
-        axes = 2 if name.startswith("metric_excess.") else 3
+        axes = AXES.get(name.split(".", 1)[0], 3)
         _check_value(info, value, (len(info.targets[name.split(".", 1)[1]]), *[None] * (axes - 1)))
+
+
+def _check_whitening(info: BundleInfo, outputs: Mapping[str, _Value]) -> None:
+    """A floor needs the rest of its metric; whitening needs a metric with a floor, and the inputs of every block."""
+    for name, layers in info.targets.items():
+        whole = f"metric_basis.{name}" in outputs
+        if f"metric_floor.{name}" in outputs and not whole:
+            raise HypernetworkError(f"hypernetwork `{info.path}`: the metric of `{name}` has only its floor")
+        if not info.whitening:
+            continue
+        if name != "ffn_down" or not set(layers) <= set(info.capture.ffn_blocks):
+            raise HypernetworkError(
+                f"hypernetwork `{info.path}` whitens `{name}`, whose inputs it does not read", REMAKE_HINT
+            )
+        if not whole or f"metric_floor.{name}" not in outputs:
+            raise HypernetworkError(f"hypernetwork `{info.path}` whitens `{name}` without its metric", REMAKE_HINT)
 
 
 def _check_value(info: BundleInfo, value: _Value, wanted: tuple[int | None, ...]) -> None:

@@ -6,8 +6,9 @@ factors have grown to rank min(d_out, d_in) and the dense matrix *is* the smalle
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,10 +59,56 @@ class Metric:
     Attributes:
         basis: float32 [layers, d_in, k], orthonormal columns U_l.
         excess: float32 [layers, k], eigenvalue / floor - 1, ≥ 0.
+        floor: float32 [layers], > 0; None where only the direction of C is known. Truncation does not need it.
     """
 
     basis: FloatArray
     excess: FloatArray
+    floor: FloatArray | None = None
+
+    def gram(self, index: int, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """R·C·Rᵀ up to the floor, float64 [m, m], for rows R [m, d_in]."""
+        projected = rows @ self.basis[index].astype(np.float64)
+        gram: NDArray[np.float64] = rows @ rows.T
+        gram += (projected * self.excess[index].astype(np.float64)) @ projected.T
+        return gram
+
+    def moment(self, index: int) -> FloatArray:
+        """C of a layer, float32 [d_in, d_in]; a floor of 1 where it is not known."""
+        return self._with_identity(index, self.excess[index]) * self._floor(index)
+
+    def inverse(self, index: int) -> FloatArray:
+        """C⁻¹ of a layer, likewise."""
+        return self._with_identity(index, -self.excess[index] / (1 + self.excess[index])) / self._floor(index)
+
+    def _floor(self, index: int) -> np.float32:
+        return np.float32(1 if self.floor is None else self.floor[index])
+
+    def _with_identity(self, index: int, values: FloatArray) -> FloatArray:
+        basis = self.basis[index]
+        whole: FloatArray = (basis * values) @ basis.T
+        whole[np.diag_indices(len(whole))] += 1
+        return whole
+
+
+@dataclass(frozen=True)
+class DenseMetric:
+    """Second moment of a target's inputs as it is: `moments` float32 [layers, d_in, d_in]."""
+
+    moments: FloatArray
+
+    def gram(self, index: int, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """R·C·Rᵀ, float64 [m, m], for rows R [m, d_in]."""
+        gram: NDArray[np.float64] = (rows.astype(np.float32) @ self.moments[index]).astype(np.float64) @ rows.T
+        return (gram + gram.T) / 2
+
+
+class Measure(Protocol):
+    """A second moment of inputs, as far as truncation needs it."""
+
+    def gram(self, index: int, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """R·C·Rᵀ up to a factor, float64 [m, m], for rows R [m, d_in] of layer `index`."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -119,6 +166,9 @@ def check_metrics(weights: LoraWeights, metrics: Mapping[str, Metric]) -> None:
             raise AdapterError(f"metric of `{name}`: excess {metric.excess.shape} for basis {metric.basis.shape}")
         if not (np.isfinite(metric.basis).all() and np.isfinite(metric.excess).all() and (metric.excess >= 0).all()):
             raise AdapterError(f"metric of `{name}`: values must be finite and excess at least 0")
+        floor = metric.floor
+        if floor is not None and not (floor.shape == want[:1] and np.isfinite(floor).all() and (floor > 0).all()):
+            raise AdapterError(f"metric of `{name}`: floor must be [{want[0]}], finite and above 0")
 
 
 def merge(parts: Sequence[LoraWeights], bias: LoraWeights | None = None) -> LoraWeights:
@@ -170,7 +220,7 @@ def scale(weights: LoraWeights, gain: float, per_layer: Mapping[int, float] | No
     return LoraWeights({name: scaled(target) for name, target in weights.targets.items()})
 
 
-def recompress(weights: LoraWeights, rank: int, metrics: Mapping[str, Metric] | None = None) -> Recompressed:
+def recompress(weights: LoraWeights, rank: int, metrics: Mapping[str, Measure] | None = None) -> Recompressed:
     """Truncate every block to `rank` so that the least is lost in the metric; exact where nothing has to go.
 
     For each block, with M = B·A·C^{1/2}, the kept update is U_k·U_kᵀ·B·A, where U_k are the k first left singular
@@ -181,14 +231,14 @@ def recompress(weights: LoraWeights, rank: int, metrics: Mapping[str, Metric] | 
     Args:
         weights: Any adapter.
         rank: Rank budget of each block, at least 1.
-        metrics: Target name to `Metric`; targets without one are truncated in the plain norm.
+        metrics: Target name to the second moment of its inputs; targets without one are truncated in the plain norm.
 
     Returns:
         The new weights and kept / total squared singular values over all blocks and targets.
     """
     if rank < 1:
         raise AdapterError(f"rank must be at least 1, got {rank}")
-    check_metrics(weights, metrics or {})
+    check_metrics(weights, {name: m for name, m in (metrics or {}).items() if isinstance(m, Metric)})
     if weights.rank <= rank:
         return Recompressed(weights, 1.0)
     kept = total = 0.0
@@ -200,7 +250,7 @@ def recompress(weights: LoraWeights, rank: int, metrics: Mapping[str, Metric] | 
     return Recompressed(LoraWeights(targets), kept / total if total > 0 else 1.0)
 
 
-def _recompress_target(target: LoraTarget, rank: int, metric: Metric | None) -> tuple[LoraTarget, float, float]:
+def _recompress_target(target: LoraTarget, rank: int, metric: Measure | None) -> tuple[LoraTarget, float, float]:
     """One target, its kept and its total energy. The energy of an untouched target counts too."""
     blocks = [_truncate(target, index, rank, metric) for index in range(len(target.layers))]
     total = sum(float(energies.sum()) for _, _, energies in blocks)
@@ -212,11 +262,12 @@ def _recompress_target(target: LoraTarget, rank: int, metric: Metric | None) -> 
 
 
 def _truncate(
-    target: LoraTarget, index: int, rank: int, metric: Metric | None
+    target: LoraTarget, index: int, rank: int, metric: Measure | None
 ) -> tuple[FloatArray, FloatArray, NDArray[np.float64]]:
     """One block's new a [k, d_in] and b [d_out, k], and all squared singular values of M, the largest first."""
     outer, right = _orthogonal_left(target.a[index], target.b[index])
-    values, vectors = np.linalg.eigh(_gram(right, metric, index))
+    wide = right.astype(np.float64)
+    values, vectors = np.linalg.eigh(metric.gram(index, wide) if metric is not None else wide @ wide.T)
     energies = np.maximum(values[::-1], 0.0)
     turn = np.ascontiguousarray(vectors[:, ::-1][:, :rank], dtype=np.float32)
     a, b = turn.T @ right, turn if outer is None else outer @ turn
@@ -235,16 +286,6 @@ def _orthogonal_left(a: FloatArray, b: FloatArray) -> tuple[FloatArray | None, F
     # The rank has reached d_out: b @ a has no more rows than a, so it stands for itself.
     folded = rank == d_out and np.array_equal(b, np.eye(d_out, dtype=np.float32))
     return None, a if folded else b @ a
-
-
-def _gram(right: FloatArray, metric: Metric | None, index: int) -> NDArray[np.float64]:
-    """R·C·Rᵀ in float64 [m, m] for R [m, d_in] and C = I + U diag(excess) Uᵀ."""
-    wide = right.astype(np.float64)
-    gram: NDArray[np.float64] = wide @ wide.T
-    if metric is not None:
-        projected = wide @ metric.basis[index].astype(np.float64)
-        gram += (projected * metric.excess[index].astype(np.float64)) @ projected.T
-    return gram
 
 
 def fold(weights: LoraWeights, onto: LoraWeights | None = None) -> LoraWeights:
@@ -269,6 +310,20 @@ def _fold_target(target: LoraTarget, onto: LoraTarget | None) -> LoraTarget:
     identity = np.repeat(np.eye(min(d_in, d_out), dtype=np.float32)[None], len(target.layers), axis=0)
     a, b = (dense, identity) if d_out <= d_in else (identity, dense)
     return LoraTarget(target.layers, a, b)
+
+
+class Turned(Protocol):
+    """A sum after a last linear step, and what to measure its truncation in."""
+
+    @property
+    def weights(self) -> LoraWeights:
+        """The sum."""
+        ...
+
+    @property
+    def metrics(self) -> Mapping[str, Measure]:
+        """Target name to the second moment of its inputs."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -334,18 +389,34 @@ class Accumulator:
         """Whether dense updates are within the limit, so that sums of them are kept without loss."""
         return all(min(t.a.shape[2], t.b.shape[1]) <= self._limit for t in weights.targets.values())
 
-    def finish(self, bias: LoraWeights | None, rank: int) -> Recompressed:
-        """Append the bias once and recompress to the budget; nothing was added = an error.
+    def total(self) -> LoraWeights:
+        """The sum of everything added.
+
+        Raises:
+            AdapterError: Nothing was added.
+        """
+        if self._settled is None:
+            return merge(self._pending)
+        if self._pending and self._foldable(self._pending[0]):
+            return fold(merge(self._pending), self._settled)
+        return merge([self._settled, *self._pending])
+
+    def finish(
+        self, bias: LoraWeights | None, rank: int, turn: Callable[[LoraWeights], Turned] | None = None
+    ) -> Recompressed:
+        """Append the bias once and recompress to the budget.
+
+        Args:
+            bias: The context-free adapter; None = none.
+            rank: Rank budget.
+            turn: Applied to the sum before the bias joins it; also gives the metrics of the last recompression.
 
         Raises:
             AdapterError: Nothing was added, or a budget below 1.
         """
-        rest = [*self._pending, *([bias] if bias is not None else [])]
-        if self._settled is not None and rest and self._foldable(rest[0]):
-            everything = fold(merge(rest), self._settled)
-        else:
-            everything = merge([*([self._settled] if self._settled else []), *rest])
-        result = recompress(everything, rank, self._metrics)
+        turned = turn(self.total()) if turn is not None else None
+        summed, metrics = (turned.weights, turned.metrics) if turned is not None else (self.total(), self._metrics)
+        result = recompress(merge([summed], bias), rank, metrics)
         return Recompressed(result.weights, result.energy_kept * self._kept_share)
 
 

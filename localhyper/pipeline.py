@@ -31,10 +31,11 @@ from localhyper.library import AdapterInfo, Library, Passage, check_name, now, s
 from localhyper.lora import Accumulator, LoraWeights, Recompressed, even_ranks, working_rank
 from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
+from localhyper.whitening import InputMoment, Whitened, add_inputs, whiten
 
 DEFAULT_RANK = AdapterSettings().rank_budget
 UNLIMITED_RANK = 1 << 14  # most an adapter file may have
-KEY_VERSION = 1  # raise it when the same inputs would give another adapter
+KEY_VERSION = 2  # raise it when the same inputs would give another adapter
 CHECKPOINT_SECONDS = 2.0
 ETA_WINDOW = 8
 ETA_AFTER = 3
@@ -147,6 +148,7 @@ class _Attach:
         self._options, self._progress, self._cancel = options, progress, cancel
         self._rank = options.rank or UNLIMITED_RANK
         self._accumulator: Accumulator | None = None
+        self._moments: dict[str, InputMoment] = {}
         self._checkpoint: CheckpointFile | None = None
         self.timings = {"chunk": 0.0, "encode": 0.0, "generate": 0.0, "merge": 0.0, "write": 0.0}
 
@@ -170,6 +172,7 @@ class _Attach:
         done = before.done if before is not None and before.done <= len(chunks) else 0
         if before is not None and done:
             self._sum(before.state.settled or before.state.pending).restore(before.state)
+            self._moments = dict(before.moments)
         self._each_chunk(chunks, done)
         return done
 
@@ -184,7 +187,7 @@ class _Attach:
                 started = time.monotonic()
                 activations = self._encode(chunks[done])
                 self._report("generate", done, total, eta.seconds(total - done))
-                self._add(activations)
+                self._add(activations, total)
                 eta.add(time.monotonic() - started)
                 if time.monotonic() - saved_at > CHECKPOINT_SECONDS and done + 1 < total:
                     self._save(done + 1)
@@ -208,11 +211,22 @@ class _Attach:
         inside = slice(len(before), len(before) + len(chunk.token_ids))
         return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))
 
-    def _add(self, activations: Activations) -> None:
+    def _add(self, activations: Activations, chunks: int) -> None:
         with self._timed("generate"):
-            weights = self._hypernetwork.generate(activations)
+            weights = self._hypernetwork.generate(activations, chunks)
         with self._timed("merge"):
             self._sum(weights).add(weights)
+            self._add_inputs(activations)
+
+    def _add_inputs(self, activations: Activations) -> None:
+        """Count the chunk's inputs in, where the bundle whitens by them."""
+        info = self._hypernetwork.info
+        for name, layers in info.targets.items() if info.whitening else ():
+            rows = activations.ffn[[info.capture.ffn_blocks.index(layer) for layer in layers]]
+            self._moments[name] = add_inputs(self._moments.get(name), rows)
+
+    def _whiten(self, weights: LoraWeights) -> Whitened:
+        return whiten(weights, self._moments, self._hypernetwork.metrics(), self._hypernetwork.info.whitening)
 
     def _sum(self, like: LoraWeights | None = None) -> Accumulator:
         """The accumulator, made when the widths of the targets are known."""
@@ -229,7 +243,8 @@ class _Attach:
         self._cancel.check()
         self._report("merge", 0, 1)
         with self._timed("merge"):
-            result = self._sum().finish(self._hypernetwork.bias(), self._rank)
+            turn = self._whiten if self._hypernetwork.info.whitening else None
+            result = self._sum().finish(self._hypernetwork.bias(), self._rank, turn)
             result = Recompressed(even_ranks(result.weights), result.energy_kept)
         if result.weights.rank == 0:
             raise SourceError(f"`{self._document.title}` is too short to make an adapter of", "attach more text")
@@ -305,7 +320,7 @@ class _Attach:
 
     def _save(self, done: int) -> None:
         if self._checkpoint is not None and self._accumulator is not None:
-            self._checkpoint.save(Checkpoint(done, self._accumulator.state))
+            self._checkpoint.save(Checkpoint(done, self._accumulator.state, self._moments))
 
     def _report(self, stage: str, done: int, total: int, eta: float | None = None) -> None:
         self._progress(Progress(stage, done, total, self._document.title, eta))

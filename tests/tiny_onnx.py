@@ -17,7 +17,10 @@ FINGERPRINT = "ab" * 32
 
 @dataclass(frozen=True)
 class TinyBundle:
-    """What to write. The graph gives one rank per token: a = ffn rows, b = a fixed matrix times hidden rows."""
+    """What to write. The graph gives one rank per token: a = ffn rows, b = a fixed matrix times hidden rows.
+
+    With `chunks`, it takes the number of a document's chunks too and divides a by it.
+    """
 
     hidden: int = 8
     ffn: int = 12
@@ -32,6 +35,9 @@ class TinyBundle:
     suffix: str = ""
     bias: bool = True
     metric: bool = True
+    floor: bool = False
+    chunks: bool = False
+    whitening: float = 0.0
     gain: float = 0.05
     metadata: Mapping[str, object] = field(default_factory=dict)
 
@@ -56,6 +62,7 @@ def describe(tiny: TinyBundle) -> dict[str, object]:
         "chunk_tokens": tiny.chunk_tokens,
         "prefix": tiny.prefix,
         "suffix": tiny.suffix,
+        "whitening": tiny.whitening,
         "licence": "Apache-2.0",
         "card": {"note": "random weights for tests"},
         **tiny.metadata,
@@ -78,7 +85,7 @@ def build(tiny: TinyBundle) -> onnx.ModelProto:
     constants: list[tuple[str, NDArray[np.generic]]] = [("turn", turn), ("last", np.array([len(tiny.taps) - 1]))]
     a, b = f"a.{tiny.target}", f"b.{tiny.target}"
     nodes = [
-        helper.make_node("Identity", ["ffn"], [a]),
+        helper.make_node("Div", ["ffn", "chunks"], [a]) if tiny.chunks else helper.make_node("Identity", ["ffn"], [a]),
         helper.make_node("Gather", ["activations", "last"], ["top"], axis=0),
         helper.make_node("Transpose", ["top"], ["columns"], perm=[0, 2, 1]),
         helper.make_node("MatMul", ["turn", "columns"], [b]),
@@ -95,6 +102,8 @@ def build(tiny: TinyBundle) -> onnx.ModelProto:
         helper.make_tensor_value_info("activations", TensorProto.FLOAT, [len(tiny.taps), "tokens", tiny.hidden]),
         helper.make_tensor_value_info("ffn", TensorProto.FLOAT, [layers, "tokens", tiny.ffn]),
     ]
+    if tiny.chunks:
+        inputs.append(helper.make_tensor_value_info("chunks", TensorProto.FLOAT, [1]))
     initializers = [numpy_helper.from_array(array, name) for name, array in constants]
     graph = helper.make_graph(nodes, "tiny", inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -112,6 +121,8 @@ def _constant_outputs(tiny: TinyBundle) -> Sequence[tuple[str, NDArray[np.float3
         basis = np.repeat(np.eye(tiny.ffn, 2, dtype=np.float32)[None], layers, axis=0)
         excess = np.full((layers, 2), 3.0, np.float32)
         found += [(f"metric_basis.{tiny.target}", basis), (f"metric_excess.{tiny.target}", excess)]
+    if tiny.floor:
+        found.append((f"metric_floor.{tiny.target}", np.arange(1, layers + 1).astype(np.float32)))
     return found
 
 

@@ -90,9 +90,9 @@ def test_prefix_and_suffix_are_encoded_but_their_activations_are_dropped(tmp_pat
     seen: list[Activations] = []
     original = place.network.generate
 
-    def watched(activations: Activations) -> LoraWeights:
+    def watched(activations: Activations, chunks: int = 1) -> LoraWeights:
         seen.append(activations)
-        return original(activations)
+        return original(activations, chunks)
 
     place.network.generate = watched  # type: ignore[method-assign]
     engine = ScriptedEngine()
@@ -103,6 +103,52 @@ def test_prefix_and_suffix_are_encoded_but_their_activations_are_dropped(tmp_pat
     inside = ScriptedEngine().encode(np.array(ids, np.int32), place.network.info.capture)
     np.testing.assert_array_equal(seen[0].hidden, inside.hidden[:, 2:-1])
     np.testing.assert_array_equal(seen[0].ffn, inside.ffn[:, 2:-1])
+
+
+WHITENING = TinyBundle(bias=True, metric=True, floor=True, chunks=True, whitening=40.0)
+
+
+def test_the_hypernetwork_is_told_of_how_many_chunks_the_document_is(tmp_path: Path) -> None:
+    place = Place(tmp_path, TinyBundle(bias=False, metric=False, chunks=True))
+    engine = ScriptedEngine()
+    result = place.attach(engine=engine, rank=0)
+    fresh, want = ScriptedEngine(), np.zeros((2, 8, 12), np.float32)
+    for ids in engine.encoded:
+        want += dense(place.network.generate(fresh.encode(np.array(ids, np.int32), place.network.info.capture)))
+    got = dense(read_adapter(result.adapter.path)[0])
+    np.testing.assert_allclose(got * result.adapter.chunks, want, rtol=1e-4, atol=1e-5)
+
+
+def test_the_sum_is_whitened_by_the_documents_own_inputs_and_the_bias_is_not(tmp_path: Path) -> None:
+    place = Place(tmp_path, WHITENING)
+    engine = ScriptedEngine()
+    result = place.attach(engine=engine, rank=8)
+    fresh, chunks = ScriptedEngine(), result.adapter.chunks
+    encoded = [fresh.encode(np.array(ids, np.int32), place.network.info.capture) for ids in engine.encoded]
+    total = sum((dense(place.network.generate(one, chunks)) for one in encoded), np.zeros((2, 8, 12), np.float32))
+    metric = place.network.metrics()["ffn_down"]
+    a, b = bias_arrays(WHITENING)
+    want = np.matmul(b, a)
+    for layer in range(2):
+        inputs = np.concatenate([one.ffn[layer] for one in encoded]).astype(np.float64)
+        generic, second = metric.moment(layer).astype(np.float64), inputs.T @ inputs
+        turn = np.linalg.inv(WHITENING.whitening * generic + second)
+        scale = np.trace(second @ np.linalg.inv(generic)) / np.trace(second @ turn)
+        want[layer] += total[layer] @ generic @ turn * scale
+    np.testing.assert_allclose(dense(read_adapter(result.adapter.path)[0]), want, atol=2e-4)
+
+
+def test_a_stopped_run_that_whitens_goes_on_to_the_same_adapter(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    place, token = Place(tmp_path / "one", WHITENING), CancelToken()
+    with pytest.raises(Cancelled):
+        place.attach(engine=ScriptedEngine(on_encode=lambda done: token.cancel() if done == 3 else None), cancel=token)
+    result = place.attach()
+    assert result.resumed_chunks == 3
+    whole = Place(tmp_path / "two", WHITENING).attach()
+    one, two = (read_adapter(made.adapter.path)[0] for made in (result, whole))
+    np.testing.assert_allclose(dense(one), dense(two), atol=1e-6)
 
 
 def test_a_rank_budget_truncates_and_says_what_it_kept(place: Place) -> None:

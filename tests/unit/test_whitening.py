@@ -1,0 +1,120 @@
+"""Whitening a sum by the document's own inputs: its limits, its scale, what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from localhyper.errors import AdapterError
+from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric, recompress
+from localhyper.whitening import InputMoment, add_inputs, whiten
+
+LAYERS, D_IN, D_OUT = (2, 5), 24, 10
+NAME = "ffn_down"
+
+
+def metric(rng: np.random.Generator, *, floor: bool = True) -> Metric:
+    basis = np.stack([np.linalg.qr(rng.standard_normal((D_IN, 4)))[0] for _ in LAYERS]).astype(np.float32)
+    excess = (rng.random((len(LAYERS), 4)) * 30).astype(np.float32)
+    return Metric(basis, excess, np.array([0.5, 2.0], np.float32) if floor else None)
+
+
+def weights(rng: np.random.Generator, rank: int = 6) -> LoraWeights:
+    a = rng.standard_normal((len(LAYERS), rank, D_IN)).astype(np.float32)
+    return LoraWeights(
+        {NAME: LoraTarget(LAYERS, a, rng.standard_normal((len(LAYERS), D_OUT, rank)).astype(np.float32))}
+    )
+
+
+def inputs(rng: np.random.Generator, tokens: int) -> FloatArray:
+    return rng.standard_normal((len(LAYERS), tokens, D_IN)).astype(np.float32)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(3)
+
+
+def test_a_metric_gives_its_moment_and_the_inverse_of_it(rng: np.random.Generator) -> None:
+    one = metric(rng)
+    for layer in range(len(LAYERS)):
+        np.testing.assert_allclose(one.moment(layer) @ one.inverse(layer), np.eye(D_IN), atol=1e-4)
+        rows = rng.standard_normal((3, D_IN))
+        assert one.floor is not None
+        np.testing.assert_allclose(
+            one.gram(layer, rows) * one.floor[layer], rows @ one.moment(layer) @ rows.T, rtol=1e-4
+        )
+
+
+def test_moments_add_up_over_chunks(rng: np.random.Generator) -> None:
+    one, two = inputs(rng, 7), inputs(rng, 5)
+    moment = add_inputs(add_inputs(None, one), two)
+    whole = np.concatenate((one, two), axis=1)
+    np.testing.assert_allclose(moment.second, np.matmul(whole.transpose(0, 2, 1), whole), rtol=1e-4, atol=1e-4)
+    assert moment.tokens == 12
+
+
+def test_a_large_weight_leaves_the_sum_as_it_is(rng: np.random.Generator) -> None:
+    given, one = weights(rng), metric(rng)
+    turned = whiten(given, {NAME: add_inputs(None, inputs(rng, 9))}, {NAME: one}, 1e7)
+    np.testing.assert_allclose(turned.weights.targets[NAME].a, given.targets[NAME].a, rtol=2e-3, atol=2e-3)
+
+
+def test_one_association_answers_its_own_input_as_before_and_others_of_the_document_less(
+    rng: np.random.Generator,
+) -> None:
+    one, rows = metric(rng), inputs(rng, 1)
+    # Another input that the key of the first answers too: what they share is what whitening takes out.
+    others = rows + 0.5 * inputs(rng, 12)
+    keys = np.stack([rows[i] @ one.inverse(i) / (rows[i] @ one.inverse(i) @ rows[i].T) for i in range(len(LAYERS))])
+    given = LoraWeights(
+        {NAME: LoraTarget(LAYERS, keys.astype(np.float32), np.ones((len(LAYERS), D_OUT, 1), np.float32))}
+    )
+    moment = add_inputs(add_inputs(None, rows), others)
+    turned = whiten(given, {NAME: moment}, {NAME: one}, 1.0).weights.targets[NAME].a
+    for layer in range(len(LAYERS)):
+        before = np.abs(others[layer] @ keys[layer].T).mean() / (rows[layer] @ keys[layer].T).item()
+        after = np.abs(others[layer] @ turned[layer].T).mean() / (rows[layer] @ turned[layer].T).item()
+        assert after < 0.6 * before
+
+
+def test_the_mean_answer_to_the_documents_inputs_is_kept(rng: np.random.Generator) -> None:
+    one, rows = metric(rng), inputs(rng, 40)
+    spread = np.stack([rows[i] @ one.inverse(i) for i in range(len(LAYERS))]).astype(np.float32)
+    given = LoraWeights({NAME: LoraTarget(LAYERS, spread, np.zeros((len(LAYERS), D_OUT, 40), np.float32))})
+    turned = whiten(given, {NAME: add_inputs(None, rows)}, {NAME: one}, 3.0).weights.targets[NAME].a
+    for layer in range(len(LAYERS)):
+        own = [(spread[layer] * rows[layer]).sum(), (turned[layer] * rows[layer]).sum()]
+        assert own[1] == pytest.approx(own[0], rel=1e-3)
+
+
+def test_recompression_in_the_documents_moment_keeps_what_acts_on_its_inputs(rng: np.random.Generator) -> None:
+    one = metric(rng)
+    rows = inputs(rng, 200) * np.linspace(2, 0.01, D_IN).astype(np.float32)
+    turned = whiten(weights(rng, 10), {NAME: add_inputs(None, rows)}, {NAME: one}, 1.0)
+
+    def lost(kept: LoraWeights) -> float:
+        change = [
+            turned.weights.targets[NAME].b[i] @ turned.weights.targets[NAME].a[i]
+            - kept.targets[NAME].b[i] @ kept.targets[NAME].a[i]
+            for i in range(len(LAYERS))
+        ]
+        return float(sum(np.square(rows[i] @ change[i].T).sum() for i in range(len(LAYERS))))
+
+    inside, plain = recompress(turned.weights, 3, turned.metrics), recompress(turned.weights, 3)
+    assert lost(inside.weights) < lost(plain.weights)
+    assert 0 < inside.energy_kept < 1
+
+
+@pytest.mark.parametrize("what", ["no floor", "no metric", "unknown target", "other width"])
+def test_what_does_not_fit_is_refused(rng: np.random.Generator, what: str) -> None:
+    moments = {NAME: add_inputs(None, inputs(rng, 3))}
+    metrics = {NAME: metric(rng, floor=what != "no floor")}
+    if what == "no metric":
+        metrics = {}
+    if what == "unknown target":
+        moments = {"attn_q": moments[NAME]}
+    if what == "other width":
+        moments = {NAME: InputMoment(np.zeros((2, 3, 3), np.float32), 3)}
+    with pytest.raises(AdapterError, match=r"ffn_down|attn_q"):
+        whiten(weights(rng), moments, metrics, 1.0)
