@@ -26,7 +26,7 @@ class Batch:
         document_mask: float32 [documents, tokens], 1 on chunk tokens (without the prefix).
         rows: int64 [documents * rows, row tokens], prompt + answer + end of turn, right-padded.
         targets: int64 [documents * rows, row tokens]: the next token where it is to be learnt, -100 elsewhere.
-        unrelated: int64 [documents, row tokens] or None: rows of another document's questions.
+        unrelated: int64 [documents, tokens] or None: rows of questions that are not about the document.
         unrelated_targets: Likewise; their positions only mark where the base model is to be kept.
     """
 
@@ -79,20 +79,34 @@ class Collator:
             out[index, : len(row)] = torch.tensor(row, dtype=torch.long)
         return out
 
-    def _pad_rows(self, rows: Sequence[tuple[list[int], list[int]]], width: int) -> tuple[Tensor, Tensor]:
+    def chunk(self, text: str) -> list[int]:
+        """Ids of prefix + the first `max_tokens` tokens of a text."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        return self.prefix + ids[: self.max_tokens]
+
+    def _pad_rows(self, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
+        width = bucket(max(len(ids) for ids, _ in rows), self.bucket_size // 2)
         return self._pad([ids for ids, _ in rows], 0, width), self._pad([marks for _, marks in rows], -100, width)
 
-    def __call__(self, rng: random.Random, examples: Sequence[Example], rows: int, *, unrelated: bool = True) -> Batch:
-        """`rows` questions a document; with `unrelated`, one more about the next document of the batch."""
+    def __call__(
+        self, rngs: Sequence[random.Random], examples: Sequence[Example], rows: int, unrelated: Sequence[Pair] = ()
+    ) -> Batch:
+        """A batch.
+
+        Args:
+            rngs: One generator a document, which picks its questions.
+            examples: The documents.
+            rows: Questions a document.
+            unrelated: For each document a question that is not about it; or none at all.
+        """
         chunks = [self.tokenizer.encode(e.text, add_special_tokens=False).ids[: self.max_tokens] for e in examples]
         width = min(bucket(max(map(len, chunks)), self.bucket_size), self.max_tokens)
         mask = self._pad([[1] * len(chunk) for chunk in chunks], 0, width).float()
         documents = self._pad([self.prefix + chunk for chunk in chunks], 0, len(self.prefix) + width)
-        picked = [pick_pairs(rng, example, rows) for example in examples]
+        picked = [pick_pairs(rng, example, rows) for rng, example in zip(rngs, examples, strict=True)]
         built = [self.row(pair) for pairs in picked for pair in pairs]
-        others = [self.row(picked[(i + 1) % len(picked)][0]) for i in range(len(picked))] if unrelated else []
-        longest = bucket(max(len(ids) for ids, _ in built + others), self.bucket_size // 2)
-        rows_ids, targets = self._pad_rows(built, longest)
-        other_ids, other_targets = self._pad_rows(others, longest) if others else (None, None)
+        others = [self.row(pair) for pair in unrelated]
+        rows_ids, targets = self._pad_rows(built)
+        other_ids, other_targets = self._pad_rows(others) if others else (None, None)
         kinds = tuple(example.kind for example in examples)
         return Batch(documents, mask, rows_ids, targets, other_ids, other_targets, kinds)

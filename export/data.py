@@ -17,7 +17,8 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from localhyper.errors import ConfigError
-from localhyper.evaluate.facts import Split, make_facts
+from localhyper.evaluate.facts import Fact, Split, make_facts
+from localhyper.export.relations import make_relations
 
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
 
@@ -44,7 +45,8 @@ class Mixture:
     """Shares of the kinds of documents, and how many facts an invented document holds.
 
     Attributes:
-        facts: Share of documents with invented facts.
+        facts: Share of documents with invented facts of one form (`localhyper.evaluate.facts`).
+        relations: Share of documents with invented facts of many forms (`localhyper.export.relations`).
         reading: Share of documents of the reading sets.
         continuation: Share of plain passages that are to be continued.
         most_facts: Largest number of facts in one document; it grows with `facts_ramp`.
@@ -54,12 +56,13 @@ class Mixture:
     facts: float = 0.6
     reading: float = 0.3
     continuation: float = 0.1
+    relations: float = 0.0
     most_facts: int = 6
     facts_ramp: int = 40
 
     def __post_init__(self) -> None:
         """Shares must not be negative and must sum to something."""
-        shares = (self.facts, self.reading, self.continuation)
+        shares = (self.facts, self.reading, self.continuation, self.relations)
         if min(shares) < 0 or sum(shares) <= 0:
             raise ConfigError(f"mixture shares must be ≥ 0 and not all 0, got {shares}")
 
@@ -71,10 +74,12 @@ class Corpus:
     Attributes:
         reading: Examples of reading sets; contexts of at most one chunk, questions whose answer is in them.
         sentences: Plain sentences in their order, one list a text: filler and continuations.
+        instructions: Everyday requests with a reply, which no document is about.
     """
 
     reading: Sequence[Example]
     sentences: Sequence[Sequence[str]] = field(default_factory=tuple)
+    instructions: Sequence[Pair] = field(default_factory=tuple)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, object]]:
@@ -110,6 +115,23 @@ def read_reading(path: Path, tokenizer: Tokenizer, max_tokens: int) -> list[Exam
     return examples
 
 
+def read_instructions(path: Path, longest: int = 400, per_task: int = 20) -> list[Pair]:
+    """Requests of an instruction set, one task a row: `{definition?, instances: [{input, output}]}`.
+
+    Args:
+        path: JSON Lines, gzip'd or not.
+        longest: Most characters of a request.
+        per_task: Most requests of one task.
+    """
+    pairs = []
+    for row in read_rows(path):
+        opening = f"{row['definition']}\n\n" if "definition" in row else ""
+        instances: list[dict[str, str]] = row["instances"]  # type: ignore[assignment]
+        found = [Pair(opening + i["input"].strip(), i["output"].strip()) for i in instances]
+        pairs += [pair for pair in found if pair.answer and len(pair.question) <= longest][:per_task]
+    return pairs
+
+
 def read_sentences(path: Path) -> list[str]:
     """Sentences of a text file (gzip'd or not), of 20 to 400 characters."""
     opener = gzip.open if path.suffix == ".gz" else open
@@ -141,15 +163,23 @@ class ExampleMaker:
         return out
 
     def facts(self, rng: random.Random, most: int) -> Example:
-        """A document of invented facts at random places in real filler."""
-        facts = make_facts(rng, self.split, rng.randint(1, most), digits=rng.random() < 0.6)
+        """A document of invented facts of one form."""
+        made = make_facts(rng, self.split, rng.randint(1, most), digits=rng.random() < 0.6)
+        return self._planted(rng, "facts", made)
+
+    def relations(self, rng: random.Random, most: int) -> Example:
+        """A document of invented facts of many forms."""
+        return self._planted(rng, "relations", make_relations(rng, self.split, rng.randint(1, most)))
+
+    def _planted(self, rng: random.Random, kind: str, facts: Sequence[Fact]) -> Example:
+        """A document with facts at random places in real filler."""
         used = self.count(" ".join(fact.statement for fact in facts)) + len(facts)
         room = self.max_tokens - used - 4
         sentences = self.filler(rng, int(room * rng.random())) if rng.random() < 0.85 else []
         for fact in facts:
             sentences.insert(rng.randint(0, len(sentences)), fact.statement)
         pairs = tuple(Pair(fact.question, fact.answer) for fact in facts)
-        return Example("facts", " ".join(sentences), pairs)
+        return Example(kind, " ".join(sentences), pairs)
 
     def _two_sentences(self, rng: random.Random) -> list[str]:
         for _ in range(200):
@@ -174,12 +204,32 @@ class ExampleMaker:
         pairs = pairs or [Pair("Continue the text: " + sentences[0], sentences[1])]
         return Example("continuation", " ".join(sentences), tuple(pairs))
 
+    def filler_chunk(self, rng: random.Random) -> str:
+        """Text of about one chunk that no question is about: consecutive sentences, or contexts one after the other."""
+        parts: list[str] = []
+        while self.count(" ".join(parts)) < self.max_tokens:
+            parts += self.filler(rng, self.max_tokens) if rng.random() < 0.5 else [rng.choice(self.corpus.reading).text]
+        return " ".join(parts)
+
+    def unrelated(self, rng: random.Random) -> Pair:
+        """A question that has nothing to do with the document at hand."""
+        if self.corpus.instructions and rng.random() < 0.5:
+            return rng.choice(self.corpus.instructions)
+        if rng.random() < 0.5:
+            simple = rng.random() < 0.5
+            made = make_facts(rng, self.split, 1, digits=True) if simple else make_relations(rng, self.split, 1)
+            return Pair(made[0].question, made[0].answer)
+        return rng.choice(rng.choice(self.corpus.reading).pairs)
+
     def draw(self, rng: random.Random, mixture: Mixture, step: int) -> Example:
         """One example of a random kind; fact counts follow the curriculum."""
-        shares = (mixture.facts, mixture.reading, mixture.continuation)
-        kind = rng.choices(("facts", "reading", "continuation"), shares)[0]
+        shares = (mixture.facts, mixture.reading, mixture.continuation, mixture.relations)
+        kind = rng.choices(("facts", "reading", "continuation", "relations"), shares)[0]
+        most = min(mixture.most_facts, 1 + step // mixture.facts_ramp)
         if kind == "facts":
-            return self.facts(rng, min(mixture.most_facts, 1 + step // mixture.facts_ramp))
+            return self.facts(rng, most)
+        if kind == "relations":
+            return self.relations(rng, most)
         if kind == "reading":
             return rng.choice(self.corpus.reading)
         return self.continuation(rng)
@@ -193,7 +243,13 @@ def pick_pairs(rng: random.Random, example: Example, count: int) -> list[Pair]:
 
 
 def load_corpus(
-    root: Path, reading: Sequence[str], texts: Sequence[str], tokenizer: Tokenizer, max_tokens: int, holdout: int
+    root: Path,
+    reading: Sequence[str],
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    holdout: int,
+    instructions: Sequence[str] = (),
 ) -> tuple[Corpus, Corpus]:
     """Training and held-out corpora.
 
@@ -203,15 +259,21 @@ def load_corpus(
         texts: Plain-text files.
         tokenizer: The base model's tokenizer.
         max_tokens: Most tokens of a context.
-        holdout: Every `holdout`-th reading context and the last tenth of every text are held out.
+        holdout: Every `holdout`-th reading context and request and the last tenth of every text are held out.
+        instructions: Instruction-set files.
     """
     examples = [example for name in reading for example in read_reading(root / name, tokenizer, max_tokens)]
     sentences = [read_sentences(root / name) for name in texts]
     cut = [len(s) * 9 // 10 for s in sentences]
+    requests = [pair for name in instructions for pair in read_instructions(root / name)]
     train = Corpus(
-        [e for i, e in enumerate(examples) if i % holdout], [s[:c] for s, c in zip(sentences, cut, strict=True)]
+        [e for i, e in enumerate(examples) if i % holdout],
+        [s[:c] for s, c in zip(sentences, cut, strict=True)],
+        [p for i, p in enumerate(requests) if i % holdout],
     )
     held = Corpus(
-        [e for i, e in enumerate(examples) if i % holdout == 0], [s[c:] for s, c in zip(sentences, cut, strict=True)]
+        [e for i, e in enumerate(examples) if i % holdout == 0],
+        [s[c:] for s, c in zip(sentences, cut, strict=True)],
+        [p for i, p in enumerate(requests) if i % holdout == 0],
     )
     return train, held

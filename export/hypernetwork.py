@@ -7,6 +7,9 @@ and how a token's embedding becomes a direction of the residual stream (value ma
 latents that attend to the chunk (Perceiver, Jaegle et al. 2021, arXiv 2103.03206), say the chunk's salient words where
 no key matches. A context-free bias adapter (Doc-to-LoRA) takes up what does not depend on the document.
 
+A document's adapter is the sum over its chunks, so what one chunk writes is noise to all others: the hypernetwork is
+told how many chunks there are, and gates tokens and slots by it (write all of one page, but only the rare of a book).
+
 One readable file; exports to ONNX as it is. Knows no training and no base model beyond its sizes.
 """
 
@@ -38,6 +41,8 @@ class AssociationConfig:
         slots: Fact slots; 0 = none.
         bias_rank: Rank of the context-free bias adapter; 0 = none.
         max_tokens: Most tokens of a chunk.
+        whitening: Tokens that the generic moment counts for when keys are whitened by the document's own inputs
+            (`localhyper.export.whitening`); 0 = by the generic moment alone.
     """
 
     hidden: int = 576
@@ -52,6 +57,7 @@ class AssociationConfig:
     slots: int = 16
     bias_rank: int = 8
     max_tokens: int = 256
+    whitening: float = 2000.0
 
     def as_dict(self) -> dict[str, object]:
         """The configuration as JSON-ready values."""
@@ -61,6 +67,11 @@ class AssociationConfig:
 def next_token(embeddings: Tensor) -> Tensor:
     """Embedding of the token after each token, zeros after the last; [batch, tokens, hidden]."""
     return F.pad(embeddings[:, 1:], (0, 0, 0, 1))
+
+
+def chunk_feature(chunks: Tensor) -> Tensor:
+    """Number of a document's chunks [batch] as a feature: 0 for one, 1 for sixteen, 2 for 256."""
+    return chunks.clamp_min(1).log2() / 4
 
 
 class Mlp(nn.Module):
@@ -116,12 +127,24 @@ class ChunkEncoder(nn.Module):
         self.attentions = nn.ModuleList(Attention(config.width, config.heads) for _ in range(config.encoder_layers))
         self.mlps = nn.ModuleList(Mlp(config.width) for _ in range(config.encoder_layers))
         self.norm = nn.LayerNorm(config.width)
+        self.length = nn.Parameter(torch.zeros(config.width))
 
-    def forward(self, hidden: Tensor, following: Tensor, bias: Tensor) -> Tensor:
-        """Hidden [batch, taps, tokens, hidden], following [batch, tokens, hidden] to [batch, tokens, width]."""
+    def forward(self, hidden: Tensor, following: Tensor, bias: Tensor, length: Tensor) -> Tensor:
+        """Chunks and the feature of their documents' lengths to what the encoder makes of each token.
+
+        Args:
+            hidden: [batch, taps, tokens, hidden].
+            following: Embeddings of the next tokens, [batch, tokens, hidden].
+            bias: Added to attention scores, [batch, 1, 1, tokens].
+            length: `chunk_feature`, [batch].
+
+        Returns:
+            [batch, tokens, width].
+        """
         parts = [*hidden.unbind(1), following]
         normed = [F.layer_norm(part, part.shape[-1:]) for part in parts]
         x = self.project(torch.cat(normed, -1)) + self.positions[: hidden.shape[2]]
+        x = x + length[:, None, None] * self.length
         for attention, mlp in zip(self.attentions, self.mlps, strict=True):
             x = mlp(attention(x, x, bias))
         out: Tensor = self.norm(x)
@@ -129,7 +152,10 @@ class ChunkEncoder(nn.Module):
 
 
 class FactSlots(nn.Module):
-    """Latents that attend to the chunk; each yields a pooled token embedding and a correction of its key."""
+    """Latents that attend to the chunk; each yields a pooled token embedding, its key, and a gate.
+
+    The keys of slot i of all chunks are alike, so ungated slots of chunks about something else add up in phase.
+    """
 
     def __init__(self, config: AssociationConfig) -> None:
         super().__init__()
@@ -143,9 +169,18 @@ class FactSlots(nn.Module):
         # The key starts at zero: a slot says nothing until it has learnt when to speak.
         self.key_base = nn.Parameter(torch.zeros(blocks, config.slots, config.ffn))
         self.key_maps = nn.ParameterList(nn.Parameter(torch.zeros(config.ffn, width)) for _ in config.blocks)
+        self.gate = nn.Linear(width, blocks)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+        self.length = nn.Parameter(torch.full((blocks,), -6.0))
 
-    def forward(self, x: Tensor, embeddings: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys [batch, blocks, slots, ffn] in units of the inputs, and pooled embeddings [batch, slots, hidden]."""
+    def forward(self, x: Tensor, embeddings: Tensor, bias: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What each slot writes.
+
+        Returns:
+            Keys [batch, blocks, slots, ffn] in units of the inputs, pooled embeddings [batch, slots, hidden], and gates
+            [batch, blocks, slots] from 0 to 2.
+        """
         z = self.latents.expand(x.shape[0], -1, -1)
         for attention, mlp in zip(self.attentions, self.mlps, strict=True):
             z = mlp(attention(z, x, bias))
@@ -153,7 +188,8 @@ class FactSlots(nn.Module):
         scores = self.point_query(z) @ self.point_key(x).transpose(1, 2) * (x.shape[-1] ** -0.5) + bias[:, 0]
         pooled = scores.softmax(-1) @ embeddings
         keys = torch.stack([self.key_base[i] + z @ m.T for i, m in enumerate(self.key_maps)], 1)
-        return keys, pooled
+        gates = 2 * torch.sigmoid(self.gate(z) + length[:, None, None] * self.length)
+        return keys, pooled, gates.transpose(1, 2)
 
 
 class AssociationHypernetwork(nn.Module):
@@ -174,6 +210,7 @@ class AssociationHypernetwork(nn.Module):
         self.register_buffer("energy", moment.energy.clone() if moment else torch.ones(blocks))
         self.encoder = ChunkEncoder(config)
         self.gate = nn.Linear(config.width, blocks)
+        self.length = nn.Parameter(torch.full((blocks,), -2.5))
         self.gain = nn.Parameter(torch.tensor(config.gains).log())
         self.value_maps = nn.ParameterList(nn.Parameter(torch.zeros(hidden, hidden)) for _ in config.blocks)
         self.slots = FactSlots(config) if config.slots else None
@@ -182,10 +219,26 @@ class AssociationHypernetwork(nn.Module):
             self.bias_a = nn.Parameter(torch.randn(blocks, config.bias_rank, config.ffn) * config.ffn**-0.5)
             self.bias_b = nn.Parameter(torch.zeros(blocks, hidden, config.bias_rank))
 
+    def floor(self) -> Tensor:
+        """The floor of C per block, [blocks]: C = floor (I + U diag(excess) Uᵀ)."""
+        return self.energy / (self.config.ffn + self.excess.sum(-1))
+
+    def moment(self) -> Tensor:
+        """C per block, float32 [blocks, ffn, ffn]."""
+        directions = (self.basis * self.excess[:, None]) @ self.basis.transpose(1, 2)
+        identity = torch.eye(self.config.ffn, device=directions.device)
+        return self.floor()[:, None, None] * (identity + directions)
+
     def whiten(self, m: Tensor) -> Tensor:
         """C⁻¹ m up to a factor per block; m [batch, blocks, n, ffn]."""
         shrink = self.excess / (1 + self.excess)
         return m - ((m @ self.basis) * shrink[:, None]) @ self.basis.transpose(1, 2)
+
+    def spread(self, m: Tensor) -> Tensor:
+        """Σ mᵀ C⁻¹ m over inputs [batch, blocks, n, ffn]: [batch, blocks]."""
+        shrink = self.excess / (1 + self.excess)
+        inner = m.square().sum((2, 3)) - ((m @ self.basis).square() * shrink[:, None]).sum((2, 3))
+        return inner / self.floor()
 
     def token_keys(self, ffn: Tensor) -> Tensor:
         """k_t = C⁻¹ m_t / (m_tᵀ C⁻¹ m_t): the update answers 1 on m_t itself, and next to nothing on usual inputs."""
@@ -198,13 +251,14 @@ class AssociationHypernetwork(nn.Module):
         mapped = [normed + normed @ value_map.T for value_map in self.value_maps]
         return torch.stack(mapped, 1) * gain.exp()[:, None, None]
 
-    def forward(self, hidden: Tensor, ffn: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden: Tensor, ffn: Tensor, mask: Tensor, chunks: Tensor) -> tuple[Tensor, Tensor]:
         """Chunks to LoRA matrices.
 
         Args:
             hidden: [batch, taps, tokens, hidden].
             ffn: [batch, blocks, tokens, ffn].
             mask: [batch, tokens], 1 for tokens of the chunk, 0 for padding (right).
+            chunks: float32 [batch], chunks of the document that each one belongs to, ≥ 1.
 
         Returns:
             a [batch, blocks, rank, ffn] and b [batch, blocks, hidden, rank], rank = tokens + slots, without the bias
@@ -215,15 +269,16 @@ class AssociationHypernetwork(nn.Module):
         embeddings = hidden[:, 0]
         # Padding behind the last token must look like the end of the chunk does at run time: nothing follows.
         following = next_token(embeddings) * has_next[..., None]
-        x = self.encoder(hidden, following, bias)
-        gate = torch.sigmoid(self.gate(x)).transpose(1, 2) * has_next[:, None]
+        length = chunk_feature(chunks)
+        x = self.encoder(hidden, following, bias, length)
+        gate = torch.sigmoid(self.gate(x) + length[:, None, None] * self.length).transpose(1, 2) * has_next[:, None]
         a = self.token_keys(ffn)
         b = self.values(following, self.gain) * gate[..., None]
         if self.slots is not None:
-            keys, pooled = self.slots(x, embeddings, bias)
+            keys, pooled, slot_gate = self.slots(x, embeddings, bias, length)
             # Divided by the mean squared norm of the inputs, so that a key equal to a typical input answers about 1.
             a = torch.cat((a, keys / self.energy[:, None, None]), 2)
-            b = torch.cat((b, self.values(pooled, self.slot_gain)), 2)
+            b = torch.cat((b, self.values(pooled, self.slot_gain) * slot_gate[..., None]), 2)
         return a, b.transpose(2, 3)
 
     def with_bias(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

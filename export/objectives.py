@@ -19,9 +19,10 @@ from torch import Tensor, nn
 
 from localhyper.export.batches import Batch
 from localhyper.export.cache import ActivationCache
-from localhyper.export.hypernetwork import AssociationHypernetwork
+from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork
 from localhyper.export.perceiver import PerceiverHypernetwork
 from localhyper.export.torch_base import BlockLora, TorchBase
+from localhyper.export.whitening import Common, Whitened, alone, surrounded, whiten
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,24 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
+class TokenCounts:
+    """Positions that each loss is divided by: their mean over all processes.
+
+    A mean of the processes' own means would weigh the tokens of a process with few of them more; with these, the mean
+    of the processes' losses (and of their gradients) is the mean over all tokens of the global batch.
+    """
+
+    answer: Tensor
+    unrelated: Tensor
+
+
+def count_tokens(batch: Batch) -> Tensor:
+    """Positions of this process's batch: [answer, unrelated], float32."""
+    unrelated = (batch.unrelated_targets != -100).sum() if batch.unrelated_targets is not None else 0
+    return torch.stack([(batch.targets != -100).sum(), torch.as_tensor(unrelated, device=batch.targets.device)]).float()
+
+
+@dataclass(frozen=True)
 class Losses:
     """Losses of one batch, scalars; `total` carries the gradient."""
 
@@ -42,6 +61,43 @@ class Losses:
     answer: Tensor
     unrelated: Tensor
     teacher: Tensor
+
+
+@dataclass(frozen=True)
+class Surround:
+    """The rest of a long document, about something else, the same for all documents of a batch.
+
+    Attributes:
+        live: Filler chunks whose gates learn from this batch, ids [n, prefix + tokens], all of full length.
+        settled: Whether the sum of `MetaModel.settle` joins too.
+    """
+
+    live: Tensor | None = None
+    settled: bool = False
+
+    @property
+    def chunks(self) -> int:
+        """Number of live chunks."""
+        return 0 if self.live is None else len(self.live)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A sum of filler chunks, computed once for several steps.
+
+    Attributes:
+        update: What they write, before whitening by the document, [blocks, hidden, ffn].
+        second: Σ m mᵀ of their inputs, [blocks, ffn, ffn]; empty without whitening.
+        chunks: How many they are.
+    """
+
+    update: Tensor
+    second: Tensor
+    chunks: int
+
+
+ALONE = Surround()
+MOST_RAISED = 8.0  # a gradient raised further would be of a few chunks' noise
 
 
 def gather_logits(base: TorchBase, x: Tensor, positions: Tensor) -> Tensor:
@@ -68,7 +124,7 @@ def _with_rest(log_probabilities: Tensor) -> Tensor:
 
 def shuffle_rows(lora: dict[int, BlockLora]) -> dict[int, BlockLora]:
     """Each document gets the adapter of the next one: the shuffled-document control."""
-    return {block: BlockLora(w.a.roll(1, 0), w.b.roll(1, 0)) for block, w in lora.items()}
+    return {block: BlockLora(w.a.roll(1, 0), w.b.roll(1, 0), w.shared) for block, w in lora.items()}
 
 
 class MetaModel(nn.Module):
@@ -87,6 +143,8 @@ class MetaModel(nn.Module):
         self.config = hypernetwork.config
         self.dtype = base.get_buffer("token_embd_weight").dtype
         self.first = min(self.config.blocks)
+        self.settled: Settled | None = None
+        self._alone: Common | None = None
 
     @torch.no_grad()
     def encode(self, documents: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,13 +176,95 @@ class MetaModel(nn.Module):
         padded = [[F.pad(part, (0, 0, 0, width - part.shape[1])).float() for part in value] for value in kept]
         return torch.stack([value[0] for value in padded]), torch.stack([value[1] for value in padded])
 
-    def adapters(self, documents: Tensor, mask: Tensor, extra: int = 0) -> dict[int, BlockLora]:
-        """One adapter a document, with `extra` chunks of other documents, bias included once."""
+    @property
+    def whitening(self) -> float:
+        """λ of `export.whitening`; 0 where the hypernetwork has none."""
+        return self.config.whitening if isinstance(self.config, AssociationConfig) else 0.0
+
+    def settle(self, chunks: Tensor | None, total: int, group: int = 8) -> None:
+        """Sum up what filler chunks write with the weights of now, without gradient, for `Surround.settled` to add.
+
+        Args:
+            chunks: Token ids [n, prefix + tokens]; None = nothing is settled any more.
+            total: Number of chunks of the documents they will be part of.
+            group: Chunks to encode at once.
+        """
+        self.settled = None
+        if chunks is None:
+            return
+        with torch.no_grad():
+            parts = [self.written(chunks[i : i + group], total) for i in range(0, len(chunks), group)]
+        update, second = (torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
+        self.settled = Settled(update, second, len(chunks))
+
+    def written(self, chunks: Tensor, total: int) -> tuple[Tensor, Tensor]:
+        """What full-length chunks [n, prefix + tokens] write, and S of their inputs.
+
+        Returns:
+            The sum of their updates [blocks, hidden, ffn], and [blocks, ffn, ffn] (empty without whitening).
+        """
+        mask = torch.ones(len(chunks), chunks.shape[1] - self.prefix_tokens, device=chunks.device)
+        hidden, ffn = self.encode_cached(chunks, mask)
+        a, b = self.hypernetwork(hidden, ffn, mask, mask.new_full((len(chunks),), total))
+        left = b.permute(1, 2, 0, 3).flatten(2).to(self.dtype)
+        update = torch.bmm(left, a.transpose(0, 1).flatten(1, 2).to(self.dtype)).float()
+        if not self.whitening:
+            return update, update.new_zeros(0)
+        flat = ffn.transpose(0, 1).flatten(1, 2).to(self.dtype)
+        return update, torch.bmm(flat.transpose(1, 2), flat).float()
+
+    def _surrounding(self, surround: Surround, total: int) -> tuple[Tensor | None, Tensor | None]:
+        """What the rest of the document writes [blocks, hidden, ffn], and S of its inputs.
+
+        Only the live chunks carry a gradient; it is raised to that of all chunks round the fact, up to `MOST_RAISED`.
+        """
+        settled = self.settled if surround.settled else None
+        if surround.live is None:
+            return (settled.update, settled.second) if settled else (None, None)
+        live, second = self.written(surround.live, total)
+        if settled is None:
+            return live, second
+        raised = min(MOST_RAISED, 1 + settled.chunks / surround.chunks)
+        update = raised * live - ((raised - 1) * live).detach() + settled.update
+        return update, second + settled.second
+
+    def _common_of(self, hypernetwork: AssociationHypernetwork, second: Tensor | None) -> Common:
+        if self._alone is None:
+            self._alone = alone(hypernetwork.moment(), self.whitening)
+        return self._alone if second is None else surrounded(self._alone, second)
+
+    def adapters(
+        self, documents: Tensor, mask: Tensor, extra: int = 0, surround: Surround = ALONE
+    ) -> dict[int, BlockLora]:
+        """One adapter a document, bias included once.
+
+        Args:
+            documents: Token ids [documents, prefix + tokens].
+            mask: [documents, tokens].
+            extra: Chunks of other documents of the batch that join each adapter.
+            surround: Filler chunks that join all of them.
+        """
+        settled = self.settled.chunks if surround.settled and self.settled else 0
+        total = 1 + extra + surround.chunks + settled
         hidden, ffn = self.encode_cached(documents, mask)
-        a, b = self.hypernetwork(hidden, ffn, mask)
+        a, b = self.hypernetwork(hidden, ffn, mask, mask.new_full((len(mask),), total))
         a, b = add_chunks(a, b, extra)
-        a, b = self.hypernetwork.with_bias(a, b)
-        return {block: BlockLora(a[:, i], b[:, i]) for i, block in enumerate(self.config.blocks)}
+        shared, second = self._surrounding(surround, total)
+        if isinstance(self.hypernetwork, AssociationHypernetwork) and self.whitening:
+            inputs = ffn * mask[:, None, :, None]
+            inputs = torch.cat([inputs.roll(i, 0) for i in range(extra + 1)], 2)
+            given = self._common_of(self.hypernetwork, second)
+            made = whiten(a, b, inputs, self.hypernetwork.spread(inputs), given, shared)
+        else:
+            rest = list(shared.unbind(0)) if shared is not None else [None] * len(self.config.blocks)
+            made = Whitened(a.unbind(1), b.unbind(1), rest)
+        bias_a, bias_b = self.hypernetwork.with_bias(a[:, :, :0], b[..., :0])
+        return {
+            block: BlockLora(torch.cat((one, first), 1), torch.cat((two, last), 2), three)
+            for block, one, two, three, first, last in zip(
+                self.config.blocks, made.a, made.b, made.shared, bias_a.unbind(1), bias_b.unbind(1), strict=True
+            )
+        }
 
     def enter(self, rows: Tensor) -> Tensor:
         """Residual stream of rows as it enters the first adapted block, without gradient."""
@@ -138,23 +278,23 @@ class MetaModel(nn.Module):
         return gather_logits(self.base, y, positions)
 
     def answer_loss(self, batch: Batch, lora: dict[int, BlockLora]) -> tuple[Tensor, Tensor]:
-        """Cross-entropy per answer token, and the logits it came from."""
+        """Cross-entropy summed over answer tokens, and the logits it came from."""
         positions = batch.targets != -100
         logits = self.finish(self.enter(batch.rows), lora, positions)
-        return F.cross_entropy(logits, batch.targets[positions]), logits
+        return F.cross_entropy(logits, batch.targets[positions], reduction="sum"), logits
 
     def unrelated_loss(self, batch: Batch, lora: dict[int, BlockLora]) -> Tensor:
-        """KL from the base model without adapter, per position."""
+        """KL from the base model without adapter, summed over positions."""
         assert batch.unrelated is not None and batch.unrelated_targets is not None
         positions = batch.unrelated_targets != -100
         x = self.enter(batch.unrelated)
         with torch.no_grad():
             reference = self.finish(x, None, positions).log_softmax(-1)
         adapted = self.finish(x, lora, positions).log_softmax(-1)
-        return F.kl_div(adapted, reference, log_target=True, reduction="batchmean")
+        return F.kl_div(adapted, reference, log_target=True, reduction="sum")
 
     def teacher_loss(self, batch: Batch, logits: Tensor, top: int) -> Tensor:
-        """KL over the teacher's `top` next tokens and one bucket for all others: 0 where both agree.
+        """KL over the teacher's `top` next tokens and one bucket for all others, summed: 0 where both agree.
 
         The teacher is the base model with the document before the question.
         """
@@ -163,7 +303,7 @@ class MetaModel(nn.Module):
             reference = self._in_context(batch, rows).log_softmax(-1)
         values, indices = reference.topk(min(top, reference.shape[-1]), -1)
         student = logits.log_softmax(-1).gather(-1, indices)
-        return F.kl_div(_with_rest(student), _with_rest(values), log_target=True, reduction="batchmean")
+        return F.kl_div(_with_rest(student), _with_rest(values), log_target=True, reduction="sum")
 
     def _in_context(self, batch: Batch, rows: int) -> Tensor:
         """Logits [n, vocab] of the base model with the document before each row."""
@@ -178,13 +318,34 @@ class MetaModel(nn.Module):
         x, _ = self.base.run(self.base.embed(ids), 0, self.base.shape.blocks)
         return gather_logits(self.base, x, positions)
 
-    def forward(self, batch: Batch, weights: LossWeights, extra: int = 0) -> Losses:
-        """All objectives with a weight above 0; `extra` chunks of other documents join each adapter."""
-        lora = self.adapters(batch.documents, batch.document_mask, extra)
+    def forward(
+        self,
+        batch: Batch,
+        weights: LossWeights,
+        extra: int = 0,
+        surround: Surround = ALONE,
+        counts: TokenCounts | None = None,
+    ) -> Losses:
+        """All objectives with a weight above 0, per token.
+
+        Args:
+            batch: Documents and rows.
+            weights: Of the objectives.
+            extra: Chunks of other documents that join each adapter.
+            surround: Filler chunks that join all adapters.
+            counts: What to divide by; None = this batch's own.
+        """
+        if counts is None:
+            counts = TokenCounts(*count_tokens(batch))
+        lora = self.adapters(batch.documents, batch.document_mask, extra, surround)
         answer, logits = self.answer_loss(batch, lora)
+        answer = answer / counts.answer
         zero = answer.new_zeros(())
-        unrelated = self.unrelated_loss(batch, lora) if weights.unrelated and batch.unrelated is not None else zero
-        teacher = self.teacher_loss(batch, logits, weights.teacher_top) if weights.teacher else zero
+        unrelated = teacher = zero
+        if weights.unrelated and batch.unrelated is not None:
+            unrelated = self.unrelated_loss(batch, lora) / counts.unrelated
+        if weights.teacher:
+            teacher = self.teacher_loss(batch, logits, weights.teacher_top) / counts.answer
         total = weights.answer * answer + weights.unrelated * unrelated + weights.teacher * teacher
         return Losses(total, answer.detach(), unrelated.detach(), teacher.detach())
 
@@ -201,11 +362,11 @@ class Probe:
 
 
 @torch.no_grad()
-def probe(model: MetaModel, batches: list[Batch], extra: int = 0) -> Probe:
+def probe(model: MetaModel, batches: list[Batch], extra: int = 0, surround: Surround = ALONE) -> Probe:
     """Measure held-out batches; `exact` = every answer token is the arg max given the ones before it."""
     sums = torch.zeros(5, dtype=torch.float64)
     for batch in batches:
-        lora = model.adapters(batch.documents, batch.document_mask, extra)
+        lora = model.adapters(batch.documents, batch.document_mask, extra, surround)
         positions = batch.targets != -100
         x = model.enter(batch.rows)
         gold = batch.targets[positions]

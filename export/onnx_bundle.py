@@ -41,19 +41,19 @@ class BundleGraph(nn.Module):
         super().__init__()
         self.inner = hypernetwork
 
-    def forward(self, activations: Tensor, ffn: Tensor) -> tuple[Tensor, ...]:
-        """Activations [taps, tokens, hidden], ffn [blocks, tokens, ffn] to a, b, bias and metric."""
+    def forward(self, activations: Tensor, ffn: Tensor, chunks: Tensor) -> tuple[Tensor, ...]:
+        """Activations [taps, tokens, hidden], ffn [blocks, tokens, ffn], chunks [1] to a, b, bias and metric."""
         mask = torch.ones_like(activations[0, :, :1]).transpose(0, 1)
-        a, b = self.inner(activations[None], ffn[None], mask)
+        a, b = self.inner(activations[None], ffn[None], mask, chunks)
         out = [a[0], b[0]]
         if self.inner.config.bias_rank:
             out += [self.inner.bias_a * 1.0, self.inner.bias_b * 1.0]
-        return (*out, self.inner.basis * 1.0, self.inner.excess * 1.0)
+        return (*out, self.inner.basis * 1.0, self.inner.excess * 1.0, self.inner.floor())
 
     def output_names(self) -> list[str]:
         """Names of the outputs in their order."""
         parts = ["a", "b"] + (["bias_a", "bias_b"] if self.inner.config.bias_rank else [])
-        return [f"{part}.{TARGET}" for part in [*parts, "metric_basis", "metric_excess"]]
+        return [f"{part}.{TARGET}" for part in [*parts, "metric_basis", "metric_excess", "metric_floor"]]
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ def rounded(hypernetwork: AssociationHypernetwork) -> AssociationHypernetwork:
 def _export(graph: BundleGraph, path: Path) -> None:
     c = graph.inner.config
     tokens = torch.export.Dim("tokens", min=2, max=c.max_tokens)
-    example = (torch.randn(len(c.taps), 37, c.hidden), torch.randn(len(c.blocks), 37, c.ffn))
+    example = (torch.randn(len(c.taps), 37, c.hidden), torch.randn(len(c.blocks), 37, c.ffn), torch.tensor([3.0]))
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of every operator of packages that are absent
     with warnings.catch_warnings():
         # torch 2.13's exporter calls its own deprecated functions and names both token axes as one.
@@ -85,9 +85,9 @@ def _export(graph: BundleGraph, path: Path) -> None:
             graph,
             example,
             path,
-            input_names=["activations", "ffn"],
+            input_names=["activations", "ffn", "chunks"],
             output_names=graph.output_names(),
-            dynamic_shapes=({1: tokens}, {1: tokens}),
+            dynamic_shapes=({1: tokens}, {1: tokens}, None),
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
@@ -139,6 +139,7 @@ def describe(
         "chunk_tokens": c.max_tokens,
         "prefix": prefix,
         "suffix": "",
+        "whitening": c.whitening,
         "licence": "Apache-2.0",
         "card": card,
     }
@@ -192,7 +193,8 @@ def check_parity(graph: BundleGraph, path: Path, lengths: Sequence[int] = (2, 61
     for length in lengths:
         activations = torch.randn(len(c.taps), length, c.hidden, generator=generator)
         ffn = torch.randn(len(c.blocks), length, c.ffn, generator=generator)
-        a, b, *_ = graph(activations, ffn)
-        made = session.generate(Activations(activations.numpy(), ffn.numpy())).targets[TARGET]
+        chunks = length  # any number will do
+        a, b, *_ = graph(activations, ffn, torch.tensor([float(chunks)]))
+        made = session.generate(Activations(activations.numpy(), ffn.numpy()), chunks).targets[TARGET]
         worst = max(worst, float(np.abs(made.a - a.numpy()).max()), float(np.abs(made.b - b.numpy()).max()))
     return Parity(tuple(lengths), worst)

@@ -421,13 +421,14 @@ class PerceiverHypernetwork(nn.Module):
         scale = torch.rsqrt(last.square().mean(-1, keepdim=True) + self.norm_epsilon)
         return torch.cat((hidden[:, :-1], last * scale * self.final_norm), 1)
 
-    def forward(self, hidden: Tensor, ffn: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden: Tensor, ffn: Tensor, mask: Tensor, chunks: Tensor) -> tuple[Tensor, Tensor]:
         """Chunks to LoRA matrices, without the bias adapter.
 
         Args:
             hidden: [batch, taps, tokens, hidden], raw residual streams.
             ffn: Not read; there because the association hypernetwork reads it.
             mask: [batch, tokens], 1 for tokens of the chunk, 0 for padding.
+            chunks: Not read either.
 
         Returns:
             a [batch, blocks, rank, ffn] and b [batch, blocks, hidden, rank].

@@ -46,10 +46,12 @@ class BlockLora:
     Attributes:
         a: [documents, rank, ffn].
         b: [documents, hidden, rank], scaling folded in.
+        shared: [hidden, ffn], a dense update that all documents get beside their own; None = nothing.
     """
 
     a: Tensor
     b: Tensor
+    shared: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -197,4 +199,5 @@ def _apply_lora(lora: BlockLora, m: Tensor) -> Tensor:
     documents = lora.a.shape[0]
     flat = m.reshape(documents, -1, m.shape[-1])
     low = torch.bmm(flat, lora.a.to(m.dtype).transpose(1, 2))
-    return torch.bmm(low, lora.b.to(m.dtype).transpose(1, 2)).view(*m.shape[:-1], -1)
+    out = torch.bmm(low, lora.b.to(m.dtype).transpose(1, 2)).view(*m.shape[:-1], -1)
+    return out if lora.shared is None else out + F.linear(m, lora.shared.to(m.dtype))

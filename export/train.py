@@ -14,6 +14,7 @@ import platform
 import random
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,31 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor, nn
 
-from localhyper.errors import LocalHyperError
+from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.export.batches import Batch, Collator
 from localhyper.export.data import Corpus, ExampleMaker, Mixture, load_corpus
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.metric import low_rank, second_moments
-from localhyper.export.objectives import Losses, MetaModel, Probe, probe
+from localhyper.export.objectives import (
+    ALONE,
+    Losses,
+    MetaModel,
+    Probe,
+    Settled,
+    Surround,
+    TokenCounts,
+    count_tokens,
+    probe,
+)
 from localhyper.export.perceiver import PerceiverHypernetwork
 from localhyper.export.prompts import read_prompt_format
+from localhyper.export.speed import count_flops, matmul_peak
+from localhyper.export.surround import FillerBank
 from localhyper.export.tokenizer import load_tokenizer
 from localhyper.export.torch_base import TorchBase
 from localhyper.export.train_config import Recipe, RunConfig, load_recipe
+
+NO_MATRICES = ("positions", "latents", "gate.")
 
 
 def make_optimizers(model: nn.Module, run: RunConfig) -> list[torch.optim.Optimizer]:
@@ -42,7 +57,7 @@ def make_optimizers(model: nn.Module, run: RunConfig) -> list[torch.optim.Optimi
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        inner = parameter.ndim == 2 and not any(part in name for part in ("positions", "latents", "gate."))
+        inner = parameter.ndim == 2 and not any(part in name for part in NO_MATRICES)
         (matrices if inner else others).append(parameter)
     muon = torch.optim.Muon(matrices, lr=run.muon_lr, weight_decay=0.0, adjust_lr_fn="original")
     return [muon, torch.optim.AdamW(others, lr=run.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)]
@@ -75,10 +90,48 @@ def device_name(device: torch.device) -> str:
     return f"{names[0] if names else platform.processor()} ({os.cpu_count()} cores)"
 
 
+PROBED_CHUNKS = (16, 64)
+PROBED = {  # documents of up to four facts
+    "facts": Mixture(facts=1, reading=0, continuation=0, most_facts=4, facts_ramp=1),
+    "relations": Mixture(facts=0, reading=0, continuation=0, relations=1, most_facts=4, facts_ramp=1),
+    "reading": Mixture(facts=0, reading=1, continuation=0),
+}
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step gives, over all processes.
+
+    Attributes:
+        answer: Loss per answer token.
+        unrelated: KL per position of unrelated questions; 0 in steps without.
+        teacher: KL per answer token; 0 where it is off.
+        grad_norm: Before clipping.
+        tokens: Tokens that went through the base model.
+        chunks: Chunks summed in each adapter.
+    """
+
+    answer: float
+    unrelated: float
+    teacher: float
+    grad_norm: float
+    tokens: int
+    chunks: int
+
+
 class Run:
     """One training run: state, data and loop."""
 
-    def __init__(self, recipe: Recipe, base_path: Path, data: Path, out: Path, device: str, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        base_path: Path,
+        data: Path,
+        out: Path,
+        device: str,
+        dtype: torch.dtype,
+        init: Path | None = None,
+    ) -> None:
         # Not every parameter is reached by every mixture, and DDP must know.
         kwargs = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.accelerator = Accelerator(cpu=device == "cpu", kwargs_handlers=[kwargs])
@@ -88,13 +141,18 @@ class Run:
         size = (recipe.perceiver or recipe.hypernetwork).max_tokens
         self.collator = Collator(tokenizer, prompts, size, recipe.run.max_row, recipe.run.bucket)
         cfg = recipe.data
-        train, held = load_corpus(data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout)
+        train, held = load_corpus(data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions)
         self.maker, self.held = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
+        self.bank = FillerBank(self.maker, self.collator, recipe.surround, recipe.run.seed)
+        probed = replace(recipe.surround, bank=max(PROBED_CHUNKS) + 8)
+        self.held_bank = FillerBank(self.held, self.collator, probed, recipe.run.seed)
         base = TorchBase(base_path, dtype).to(self.accelerator.device)
         hypernetwork = self._hypernetwork(base, train)
         self.model = MetaModel(base, hypernetwork, len(self.collator.prefix), int(recipe.run.cache_gb * 2**30))
         self.optimizers = make_optimizers(self.model, recipe.run)
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.peak = 0, 0.0, 0.0
+        if init is not None and not self.checkpoint.exists():
+            self._start_from(init)
         self._resume()
         self.wrapped, *self.wrapped_optimizers = self.accelerator.prepare(self.model, *self.optimizers)
 
@@ -124,6 +182,7 @@ class Run:
             "seconds": self.seconds,
             "hypernetwork": self.model.hypernetwork.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "settled": vars(self.model.settled) if self.model.settled else None,
         }
         temporary = self.checkpoint.with_suffix(".tmp")
         with temporary.open("wb") as stream:
@@ -140,14 +199,34 @@ class Run:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
+        self.model.settled = Settled(**state["settled"]) if state["settled"] else None
         self.log({"event": "resumed", "step": self.step})
 
+    def _start_from(self, path: Path) -> None:
+        """Weights of an earlier run; what it did not have yet starts as it always does.
+
+        Raises:
+            ConfigError: No checkpoint, or one of another hypernetwork.
+        """
+        if not path.is_file():
+            raise ConfigError(f"checkpoint {path} is missing", "name the checkpoint.pt of an earlier run")
+        state: dict[str, Any] = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        own = self.model.hypernetwork.state_dict()
+        strange = [k for k, v in state["hypernetwork"].items() if k not in own or own[k].shape != v.shape]
+        if strange:
+            raise ConfigError(f"checkpoint {path} has {strange[0]}, which does not fit this recipe's hypernetwork")
+        self.model.hypernetwork.load_state_dict(own | state["hypernetwork"])
+        new = sorted(set(own) - set(state["hypernetwork"]))
+        self.log({"event": "started from", "run": path.parent.name, "step": state["step"], "new parameters": new})
+
     def batch(self, maker: ExampleMaker, step: int, mixture: Mixture, *, unrelated: bool) -> Batch:
-        """The batch of a step on this process."""
-        rng = random.Random(f"{self.recipe.run.seed}/{maker.split}/{step}/{self.accelerator.process_index}")
-        examples = [maker.draw(rng, mixture, step) for _ in range(self.recipe.run.documents)]
-        built = self.collator(rng, examples, self.recipe.run.rows, unrelated=unrelated)
-        return built.to(self.accelerator.device)
+        """The batch of a step on this process; document i of all processes is the same however many there are."""
+        count, index = self.recipe.run.documents, self.accelerator.process_index
+        names = [f"{self.recipe.run.seed}/{maker.split}/{step}/{i}" for i in range(index * count, (index + 1) * count)]
+        rngs = [random.Random(name) for name in names]
+        examples = [maker.draw(rng, mixture, step) for rng in rngs]
+        others = [maker.unrelated(random.Random(f"{name}/unrelated")) for name in names] if unrelated else []
+        return self.collator(rngs, examples, self.recipe.run.rows, others).to(self.accelerator.device)
 
     def log(self, row: Mapping[str, object]) -> None:
         """Append a line to the curve and show it."""
@@ -161,44 +240,87 @@ class Run:
         """Whether this step has the unrelated-question objective."""
         return self.recipe.loss.unrelated > 0 and self.step % self.recipe.run.unrelated_every == 0
 
-    def train_step(self) -> tuple[Losses, float, int]:
-        """One optimizer step; losses, gradient norm and trained tokens."""
+    def _settle(self) -> None:
+        chunks = self.bank.to_settle(self.step)
+        if chunks is not None:
+            self.model.settle(chunks.to(self.accelerator.device), self.bank.total(len(chunks)))
+
+    def _surround(self) -> Surround:
+        chosen = self.bank.surround(self.step)
+        return replace(chosen, live=chosen.live.to(self.accelerator.device)) if chosen.live is not None else chosen
+
+    def train_step(self) -> StepResult:
+        """One optimizer step."""
         factor = lr_factor(self.step, self.recipe.run)
         for optimizer, rate in zip(self.optimizers, (self.recipe.run.muon_lr, self.recipe.run.adam_lr), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
+        self._settle()
         batch = self.batch(self.maker, self.step, self.recipe.mixture, unrelated=self._keeps_base())
         extra = random.Random(f"{self.recipe.run.seed}/chunks/{self.step}").randrange(self.recipe.run.max_chunks)
-        losses: Losses = self.wrapped(batch, self.recipe.loss, extra)
+        counts = TokenCounts(*self.accelerator.reduce(count_tokens(batch), "mean"))
+        surround = self._surround()
+        losses: Losses = self.wrapped(batch, self.recipe.loss, extra, surround, counts)
         self.accelerator.backward(losses.total)
         norm = self.accelerator.clip_grad_norm_(self.model.hypernetwork.parameters(), self.recipe.run.clip)
         for optimizer in self.wrapped_optimizers:
             optimizer.step()
             optimizer.zero_grad()
-        tokens = (
-            batch.documents.numel()
-            + batch.rows.numel()
-            + (batch.unrelated.numel() if batch.unrelated is not None else 0)
+        ids = [batch.documents, batch.rows, batch.unrelated, surround.live]
+        tokens = torch.tensor(float(sum(t.numel() for t in ids if t is not None)), device=self.accelerator.device)
+        parts = self.accelerator.reduce(torch.stack([losses.answer, losses.unrelated, losses.teacher]), "mean").tolist()
+        chunks = (
+            1 + extra + surround.chunks + (self.model.settled.chunks if surround.settled and self.model.settled else 0)
         )
-        return losses, float(norm), tokens
+        answer, unrelated, teacher = parts
+        seen = int(self.accelerator.reduce(tokens, "sum"))
+        return StepResult(answer, unrelated, teacher, float(norm), seen, chunks)
+
+    def _probe(self, kind: str, count: int, extra: int = 0, surround: Surround = ALONE) -> dict[str, float]:
+        batches = [self.batch(self.held, 100 + i, PROBED[kind], unrelated=False) for i in range(count)]
+        result: Probe = probe(self.model, batches, extra, surround)
+        return {name: round(value, 4) for name, value in vars(result).items()}
 
     def probe(self) -> dict[str, object]:
-        """Held-out figures: invented facts of unseen words, and held-out reading contexts."""
+        """Held-out figures: invented facts of unseen words, held-out reading contexts, both alone and in long sums."""
         row: dict[str, object] = {"event": "probe", "step": self.step}
-        for kind, mixture in (("facts", Mixture(1, 0, 0, 4, 1)), ("reading", Mixture(0, 1, 0))):
-            count = self.recipe.run.probe_batches * (1 if kind == "facts" else 2)
-            batches = [self.batch(self.held, 100 + i, mixture, unrelated=False) for i in range(count)]
-            result: Probe = probe(self.model, batches)
-            row[kind] = {name: round(value, 4) for name, value in vars(result).items()}
+        count = self.recipe.run.probe_batches
+        row["facts"], row["reading"] = self._probe("facts", count), self._probe("reading", 2 * count)
+        if self.recipe.mixture.relations:
+            row["relations"] = self._probe("relations", count)
         if self.recipe.run.max_chunks > 1:
-            batches = [self.batch(self.held, 100, Mixture(1, 0, 0, 4, 1), unrelated=False)]
-            result = probe(self.model, batches, self.recipe.run.max_chunks - 1)
-            row["facts_many_chunks"] = {name: round(value, 4) for name, value in vars(result).items()}
+            row["facts_many_chunks"] = self._probe("facts", 1, self.recipe.run.max_chunks - 1)
+        if self.recipe.surround.share:
+            before = self.model.settled
+            for chunks in PROBED_CHUNKS:
+                settled = self.held_bank.chunks[: chunks - 1].to(self.accelerator.device)
+                self.model.settle(settled, chunks)
+                around = Surround(settled=True)
+                for kind in PROBED:
+                    row[f"{kind}_{chunks}_chunks"] = self._probe(kind, 1, 0, around)
+            self.model.settled = before
         return row
 
-    def train(self) -> None:
-        """Run to the last step."""
+    def _one_step(self) -> None:
+        """A step, timed and logged; every `probe_every`-th one with its share of the matmul peak."""
+        weighed = self.step % self.recipe.run.probe_every == 1
+        began = time.monotonic()
+        with count_flops(enabled=weighed) as flops:
+            result = self.train_step()
+        elapsed = time.monotonic() - began
+        self.step, self.seconds = self.step + 1, self.seconds + elapsed
+        row: dict[str, object] = {"step": self.step, "seconds": round(self.seconds, 1)}
+        row |= {name: round(value, 4) for name, value in vars(result).items() if name != "tokens"}
+        row["tokens_per_second"] = round(result.tokens / elapsed, 1)
+        if weighed:
+            row["matmul_share"] = round(flops.total() / elapsed / self.peak, 3)
+        self.log(row)
+
+    def train(self, stop_at: int = 0) -> None:
+        """Run to the last step, or to `stop_at`, from where the same command without it goes on."""
         run = self.recipe.run
+        last = min(run.steps, stop_at or run.steps)
+        self.peak = matmul_peak(self.accelerator.device, getattr(torch, self.dtype))
         self.log(
             {
                 "event": "environment",
@@ -207,24 +329,12 @@ class Run:
                 "processes": self.accelerator.num_processes,
                 "threads": torch.get_num_threads(),
                 "torch": torch.__version__,
+                "matmul_gflops": round(self.peak / 1e9, 1),
             }
         )
-        while self.step < run.steps:
-            began = time.monotonic()
-            losses, norm, tokens = self.train_step()
-            elapsed = time.monotonic() - began
-            self.step, self.seconds = self.step + 1, self.seconds + elapsed
-            row = {"step": self.step, "seconds": round(self.seconds, 1), "answer": round(losses.answer.item(), 4)}
-            self.log(
-                row
-                | {
-                    "unrelated": round(losses.unrelated.item(), 4),
-                    "teacher": round(losses.teacher.item(), 4),
-                    "grad_norm": round(norm, 2),
-                    "tokens_per_second": round(tokens / elapsed, 1),
-                }
-            )
-            if self.step % run.save_every == 0 or self.step == run.steps:
+        while self.step < last:
+            self._one_step()
+            if self.step % run.save_every == 0 or self.step == last:
                 self.save()
             if self.step % run.probe_every == 0 or self.step == run.steps:
                 self.log(self.probe())
@@ -239,6 +349,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of this run; an interrupted run goes on from it"
     )
+    parser.add_argument("--init", type=Path, help="checkpoint.pt of an earlier run whose weights a new run starts from")
+    parser.add_argument(
+        "--stop-at",
+        type=int,
+        default=0,
+        metavar="STEP",
+        help="end after this step; the same command without it goes on",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="precision of the base model"
@@ -250,7 +368,8 @@ def main(argv: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         recipe = load_recipe(options.recipe)
-        Run(recipe, options.base, options.data, options.out, options.device, getattr(torch, options.dtype)).train()
+        dtype = getattr(torch, options.dtype)
+        Run(recipe, options.base, options.data, options.out, options.device, dtype, options.init).train(options.stop_at)
     except LocalHyperError as error:
         parser.exit(
             error.exit_code,

@@ -21,7 +21,27 @@ class DataConfig:
 
     reading: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
     holdout: int = 40
+
+
+@dataclass(frozen=True)
+class SurroundConfig:
+    """How long the documents are that training pretends its chunks are part of.
+
+    Attributes:
+        share: Share of steps in which filler chunks join the adapters; half of them with the settled sum too.
+        live: Filler chunks a step that learn.
+        bank: Filler chunks to draw from; keep `cache_gb` large enough for them.
+        most: Largest settled sum, in chunks; sizes are drawn evenly on a log scale.
+        settle_every: Steps after which the settled sum is made anew.
+    """
+
+    share: float = 0.0
+    live: int = 4
+    bank: int = 256
+    most: int = 120
+    settle_every: int = 8
 
 
 @dataclass(frozen=True)
@@ -74,6 +94,7 @@ class Recipe:
     mixture: Mixture = field(default_factory=Mixture)
     loss: LossWeights = field(default_factory=LossWeights)
     data: DataConfig = field(default_factory=DataConfig)
+    surround: SurroundConfig = field(default_factory=SurroundConfig)
     run: RunConfig = field(default_factory=RunConfig)
 
 
@@ -105,6 +126,7 @@ def load_recipe(path: Path) -> Recipe:
         "mixture": Mixture,
         "loss": LossWeights,
         "data": DataConfig,
+        "surround": SurroundConfig,
         "run": RunConfig,
     }
     built = {key: _build(cls, raw.pop(key, {}), key) for key, cls in tables.items()}

@@ -69,7 +69,7 @@ def test_torch_and_onnx_agree_at_unseen_lengths(trained: AssociationHypernetwork
 def test_rounding_to_float16_changes_little(trained: AssociationHypernetwork, bundle: Path) -> None:
     hidden, ffn = torch.randn(2, 50, 24), torch.randn(2, 50, 40)
     with torch.no_grad():
-        a, b, *_ = BundleGraph(trained.eval())(hidden, ffn)
+        a, b, *_ = BundleGraph(trained.eval())(hidden, ffn, torch.ones(1))
     made = OnnxHypernetwork.load(bundle).generate(Activations(hidden.numpy(), ffn.numpy())).targets["ffn_down"]
     assert np.abs(made.b - b.numpy()).max() <= 5e-3 * np.abs(b.numpy()).max()
     assert np.abs(made.a - a.numpy()).max() <= 5e-3 * np.abs(a.numpy()).max()
@@ -83,6 +83,7 @@ def test_bundle_describes_itself(bundle: Path) -> None:
     bias, metric = net.bias(), net.metrics()["ffn_down"]
     assert bias is not None and bias.targets["ffn_down"].a.shape == (2, CONFIG.bias_rank, 40)
     assert metric.basis.shape == (2, 40, 8) and (metric.excess >= 0).all()
+    assert info.whitening == CONFIG.whitening > 0 and metric.floor is not None and (metric.floor > 0).all()
 
 
 def test_bundle_holds_no_trace_of_the_machine_it_was_made_on(bundle: Path) -> None:
@@ -95,8 +96,8 @@ def test_padding_changes_nothing(trained: AssociationHypernetwork) -> None:
     mask = torch.zeros(1, 30)
     mask[:, :20] = 1
     with torch.no_grad():
-        a, b = trained(hidden, ffn, mask)
-        short_a, short_b = trained(hidden[:, :, :20], ffn[:, :, :20], torch.ones(1, 20))
+        a, b = trained(hidden, ffn, mask, torch.ones(1))
+        short_a, short_b = trained(hidden[:, :, :20], ffn[:, :, :20], torch.ones(1, 20), torch.ones(1))
     update, short = b @ a, short_b @ short_a
     assert torch.allclose(update, short, atol=1e-5 * float(short.abs().max()))
 
@@ -116,6 +117,13 @@ def test_whitening_is_the_inverse_second_moment() -> None:
     want = torch.linalg.solve(moment, m[0].double().transpose(1, 2)).transpose(1, 2)
     cosine = torch.cosine_similarity(net.whiten(m)[0].double(), want, dim=-1)
     assert cosine.min() > 0.999
+
+
+def test_the_bundle_gives_the_moment_that_keys_are_whitened_by(trained: AssociationHypernetwork, bundle: Path) -> None:
+    metric = OnnxHypernetwork.load(bundle).metrics()["ffn_down"]
+    want = rounded(trained).moment()
+    for layer in range(2):
+        np.testing.assert_allclose(metric.moment(layer), want[layer].numpy(), rtol=1e-4, atol=1e-4 * float(want.max()))
 
 
 def test_weights_beyond_float16_are_refused(trained: AssociationHypernetwork, tmp_path: Path) -> None:

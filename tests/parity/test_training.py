@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is in the [train] extra")
@@ -27,13 +28,15 @@ from localhyper.export.cache import ActivationCache  # noqa: E402
 from localhyper.export.data import Example, Pair, pick_pairs  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.metric import low_rank, second_moments  # noqa: E402
-from localhyper.export.objectives import LossWeights, MetaModel, add_chunks, probe, shuffle_rows  # noqa: E402
+from localhyper.export.objectives import LossWeights, MetaModel, Surround, add_chunks, probe, shuffle_rows  # noqa: E402
 from localhyper.export.perceiver import PerceiverConfig, PerceiverHypernetwork  # noqa: E402
 from localhyper.export.prompts import read_prompt_format  # noqa: E402
 from localhyper.export.tokenizer import load_tokenizer  # noqa: E402
 from localhyper.export.torch_base import BlockLora, TorchBase  # noqa: E402
 from localhyper.export.train import Run  # noqa: E402
 from localhyper.export.train_config import load_recipe  # noqa: E402
+from localhyper.lora import LoraTarget, LoraWeights, Metric, merge  # noqa: E402
+from localhyper.whitening import add_inputs, whiten  # noqa: E402
 from tests.tiny_gguf import TinySpec, write_tiny_gguf  # noqa: E402
 
 pytestmark = [pytest.mark.torch]
@@ -58,11 +61,19 @@ bias_rank = 2
 max_tokens = 96
 
 [mixture]
-facts = 0.5
+facts = 0.3
+relations = 0.2
 reading = 0.3
 continuation = 0.2
 most_facts = 2
 facts_ramp = 2
+
+[surround]
+share = {share}
+live = 2
+bank = 8
+most = 6
+settle_every = 4
 
 [loss]
 unrelated = 0.3
@@ -71,11 +82,12 @@ teacher = 0.2
 [data]
 reading = ["reading.jsonl"]
 texts = ["text.txt"]
+instructions = ["tasks.jsonl"]
 holdout = 4
 
 [run]
 steps = {steps}
-documents = 2
+documents = {documents}
 rows = 2
 max_row = 160
 unrelated_every = 2
@@ -99,6 +111,8 @@ def write_data(folder: Path) -> None:
         for i, town in enumerate(towns)
     ]
     (folder / "reading.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    task = {"definition": "Say it.", "instances": [{"input": f"Say {i}.", "output": f"{i}"} for i in range(9)]}
+    (folder / "tasks.jsonl").write_text(json.dumps(task) + "\n", encoding="utf-8")
     sentences = (f"Boat {i} came home at dawn." for i in range(80))
     (folder / "text.txt").write_text(" ".join(sentences), encoding="utf-8")
 
@@ -109,8 +123,11 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("training")
     write_tiny_gguf(folder / "base.gguf", SPEC)
     write_data(folder)
-    (folder / "recipe.toml").write_text(RECIPE.format(steps=STEPS, save_every=SAVE_EVERY), encoding="utf-8")
-    (folder / "one.toml").write_text(RECIPE.format(steps=1, save_every=1), encoding="utf-8")
+    # A surround is turned in bfloat16, and scaled by the mean of a process's documents: no two sizes of batch agree.
+    kinds = {"recipe": (STEPS, SAVE_EVERY, 2, 0.6), "pair": (1, 1, 2, 0.0), "single": (1, 1, 4, 0.0)}
+    for name, (steps, save_every, documents, share) in kinds.items():
+        text = RECIPE.format(steps=steps, save_every=save_every, documents=documents, share=share)
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -224,47 +241,30 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(ground: Path, tmp_pat
     assert answers(broken) == answers(whole) and len(answers(whole)) == STEPS
 
 
-def averaged_step(run: Run, monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What two processes must do together, done by one: a step on the mean of their losses."""
-    losses = []
-    for index in range(2):
-        monkeypatch.setattr(type(run.accelerator), "process_index", index)
-        batch = run.batch(run.maker, 0, run.recipe.mixture, unrelated=True)
-        result = run.model(batch, run.recipe.loss)
-        torch.autograd.backward(result.total / 2)
-        losses.append(float(result.answer))
-    parameters = [p for p in run.model.hypernetwork.parameters() if p.grad is not None]
-    torch.nn.utils.clip_grad_norm_(parameters, run.recipe.run.clip)
-    for optimizer in run.optimizers:
-        optimizer.step()
-    return losses
-
-
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # accelerate's own, in this process
-def test_two_processes_do_the_step_of_one(
-    ground: Path, tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_do_the_step_of_one(ground: Path, tmp_path: Path, start: Start) -> None:
+    """Two processes of two documents each, over gloo, and one process with the same four: loss and gradients."""
     pair, single = tmp_path / "pair", tmp_path / "single"
-    log = tmp_path / "pair.log"
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    process = start([*launcher, *train_command(ground, "one.toml", pair)], log)
-    single.mkdir()
-    run = Run(load_recipe(ground / "one.toml"), ground / "base.gguf", ground, single, "cpu", torch.float32)
-    losses = averaged_step(run, monkeypatch)
-    assert abs(losses[0] - losses[1]) > 1e-3, "the processes must see different data"
-    finish(process, log)
-    environment = json.loads((pair / "curve.jsonl").read_text(encoding="utf-8").splitlines()[0])
-    assert environment["processes"] == 2
+    finish(start([*launcher, *train_command(ground, "pair.toml", pair)], tmp_path / "pair.log"), tmp_path / "pair.log")
+    finish(start(train_command(ground, "single.toml", single), tmp_path / "one.log"), tmp_path / "one.log")
+    curves = [
+        [json.loads(line) for line in (out / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+        for out in (pair, single)
+    ]
+    assert [curve[0]["processes"] for curve in curves] == [2, 1]
+    steps = [next(row for row in curve if "seconds" in row) for curve in curves]
+    for figure in ("answer", "unrelated", "teacher"):
+        assert steps[0][figure] == pytest.approx(steps[1][figure], rel=1e-3, abs=2e-4), figure
+    assert steps[0]["answer"] > 0 and steps[0]["unrelated"] > 0
     # After one step the moments are the averaged, clipped gradients up to a factor.
-    got = dict(flat_tensors(load(pair)["optimizers"]))
-    want = dict(flat_tensors([optimizer.state_dict() for optimizer in run.optimizers]))
+    got, want = (dict(flat_tensors(load(out)["optimizers"])) for out in (pair, single))
     moments = [name for name in want if name.endswith(("momentum_buffer", "exp_avg"))]
     assert got.keys() == want.keys() and len(moments) > 10
     assert any(bool(want[name].any()) for name in moments)
     largest = max(float(want[name].abs().max()) for name in moments)
     for name in moments:
-        assert torch.allclose(got[name], want[name], rtol=1e-4, atol=1e-6 * largest), name
+        assert torch.allclose(got[name], want[name], rtol=1e-3, atol=1e-5 * largest), name
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +300,8 @@ EXAMPLES = (
 
 @pytest.fixture
 def batch(collator: Collator) -> Batch:
-    return collator(random.Random(0), EXAMPLES, 2)
+    others = [EXAMPLES[(index + 1) % 3].pairs[0] for index in range(3)]
+    return collator([random.Random(index) for index in range(3)], EXAMPLES, 2, others)
 
 
 def zeroed(lora: dict[int, BlockLora]) -> dict[int, BlockLora]:
@@ -380,8 +381,9 @@ def test_shuffling_gives_every_document_the_adapter_of_another(model: MetaModel,
 def test_the_shuffled_figure_is_the_loss_with_the_documents_exchanged(model: MetaModel, batch: Batch) -> None:
     with torch.no_grad():
         exchanged = model.adapters(batch.documents.roll(1, 0), batch.document_mask.roll(1, 0))
-        want = float(model.answer_loss(batch, exchanged)[0])
-        right = float(model.answer_loss(batch, model.adapters(batch.documents, batch.document_mask))[0])
+        count = int((batch.targets != -100).sum())
+        want = float(model.answer_loss(batch, exchanged)[0]) / count
+        right = float(model.answer_loss(batch, model.adapters(batch.documents, batch.document_mask))[0]) / count
     result = probe(model, [batch])
     assert result.shuffled == pytest.approx(want, abs=1e-4) and result.right == pytest.approx(right, abs=1e-4)
     assert abs(right - want) > 1e-2
@@ -478,7 +480,90 @@ def test_the_cache_keeps_to_its_budget() -> None:
 def test_extra_chunks_add_the_updates_of_other_documents(model: MetaModel, batch: Batch) -> None:
     with torch.no_grad():
         hidden, ffn = model.encode_cached(batch.documents, batch.document_mask)
-        a, b = model.hypernetwork(hidden, ffn, batch.document_mask)
+        a, b = model.hypernetwork(hidden, ffn, batch.document_mask, torch.full((3,), 2.0))
         single = b @ a
         more_a, more_b = add_chunks(a, b, 1)
         assert torch.allclose(more_b @ more_a, single + single.roll(1, 0), atol=1e-5)
+
+
+def filler(model: MetaModel, count: int) -> Tensor:
+    """Chunks of 96 random tokens behind the prefix."""
+    generator = torch.Generator().manual_seed(5)
+    return torch.randint(3, 250, (count, model.prefix_tokens + 96), generator=generator)
+
+
+def attached(model: MetaModel, chunks: list[Tensor]) -> dict[int, np.ndarray[Any, Any]]:
+    """What an attach makes of a document's chunks, with the run time's own arithmetic: block to update."""
+    net, blocks = model.hypernetwork, model.config.blocks
+    assert isinstance(net, AssociationHypernetwork)
+    parts, moment = [], None
+    for ids in chunks:
+        hidden, ffn = model.encode(ids[None])
+        a, b = net(hidden, ffn, torch.ones(hidden.shape[:1] + hidden.shape[2:3]), torch.tensor([float(len(chunks))]))
+        parts.append(LoraWeights({"ffn_down": LoraTarget(blocks, a[0].numpy(), b[0].numpy())}))
+        moment = add_inputs(moment, ffn[0].numpy())
+    metric = Metric(net.basis.numpy(), net.excess.numpy(), net.floor().numpy())
+    assert moment is not None
+    made = whiten(merge(parts), {"ffn_down": moment}, {"ffn_down": metric}, net.config.whitening).weights
+    target = made.targets["ffn_down"]
+    bias = (net.bias_b @ net.bias_a).numpy()
+    return {block: target.b[i] @ target.a[i] + bias[i] for i, block in enumerate(blocks)}
+
+
+@torch.no_grad()
+def test_training_whitens_as_attaching_does(model: MetaModel, batch: Batch) -> None:
+    lora = model.adapters(batch.documents, batch.document_mask)
+    for row in range(3):
+        tokens = model.prefix_tokens + int(batch.document_mask[row].sum())
+        want = attached(model, [batch.documents[row, :tokens]])
+        for block, update in want.items():
+            got = (lora[block].b[row] @ lora[block].a[row]).numpy()
+            np.testing.assert_allclose(got, update, atol=2e-3 * np.abs(update).max())
+
+
+@pytest.mark.parametrize(("live", "settled"), [(0, 5), (3, 0), (2, 3)])
+@torch.no_grad()
+def test_a_surrounded_document_is_one_of_many_chunks(model: MetaModel, batch: Batch, live: int, settled: int) -> None:
+    chunks, total = filler(model, live + settled), 1 + live + settled
+    try:
+        model.settle(chunks[live:] if settled else None, total)
+        surround = Surround(chunks[:live] if live else None, settled=bool(settled))
+        lora = model.adapters(batch.documents[:1], batch.document_mask[:1], 0, surround)
+    finally:
+        model.settle(None, 0)
+    tokens = model.prefix_tokens + int(batch.document_mask[0].sum())
+    want = attached(model, [batch.documents[0, :tokens], *chunks])
+    for block, update in want.items():
+        weights = lora[block]
+        assert weights.shared is not None
+        got = (weights.b[0] @ weights.a[0] + weights.shared).numpy()
+        # Training turns the sum in bfloat16.
+        np.testing.assert_allclose(got, update, atol=2e-2 * np.abs(update).max())
+
+
+def test_a_document_writes_less_into_a_longer_one(model: MetaModel, batch: Batch) -> None:
+    with torch.no_grad():
+        hidden, ffn = model.encode_cached(batch.documents, batch.document_mask)
+        few, many = (model.hypernetwork(hidden, ffn, batch.document_mask, torch.full((3,), n))[1] for n in (1.0, 64.0))
+    assert float(many.norm()) < 0.5 * float(few.norm())
+
+
+def test_a_new_run_starts_from_another_runs_weights(ground: Path, tmp_path: Path, start: Start) -> None:
+    first, second, log = tmp_path / "first", tmp_path / "second", tmp_path / "log"
+    finish(start(train_command(ground, "pair.toml", first), log), log)
+    command = [*train_command(ground, "pair.toml", second), "--init", str(first / "checkpoint.pt")]
+    finish(start(command, log), log)
+    rows = [json.loads(line) for line in (second / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[0]["event"] == "started from" and rows[0]["step"] == 1 and rows[0]["new parameters"] == []
+    one, two = load(first)["hypernetwork"], load(second)["hypernetwork"]
+    assert two["gain"].sub(one["gain"]).abs().max() < 0.05, "one more step from there, not from the start"
+
+
+def test_a_start_that_does_not_fit_is_one_clear_line(ground: Path, tmp_path: Path, start: Start) -> None:
+    torch.save({"step": 1, "hypernetwork": {"gain": torch.zeros(9)}}, tmp_path / "other.pt")
+    for wanted, path in (("gain", tmp_path / "other.pt"), ("missing", tmp_path / "none.pt")):
+        log = tmp_path / "log"
+        process = start([*train_command(ground, "pair.toml", tmp_path / "out"), "--init", str(path)], log)
+        assert process.wait(CHILD_SECONDS) != 0
+        text = log.read_text(encoding="utf-8")
+        assert wanted in text and "error: checkpoint" in text and "Traceback" not in text
