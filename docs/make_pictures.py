@@ -29,7 +29,7 @@ async def chat_picture() -> str:
     bench = Bench(Script(replies=(REPLY,)), source=FakeSource(ROWS), theme="textual-dark")
     async with bench.app.run_test(size=SIZE) as pilot:
         await ready(pilot, bench)
-        await pilot.press("ctrl+o", "space", "escape")
+        await pilot.press("f6", "space", "escape")
         await ask(pilot, QUESTION)
         await answered(pilot, bench, 1)
         bench.prompt.cursor_blink = False

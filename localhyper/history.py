@@ -97,10 +97,10 @@ class History:
         return self._list("removed_at IS NULL", search)
 
     def removed(self) -> tuple[StoredChat, ...]:
-        """Deleted ones that can be brought back."""
-        return self._list("removed_at IS NOT NULL", "")
+        """Deleted ones that can be brought back, the last deleted first."""
+        return self._list("removed_at IS NOT NULL", "", "removed_at")
 
-    def _list(self, condition: str, search: str) -> tuple[StoredChat, ...]:
+    def _list(self, condition: str, search: str, order: str = "changed_at") -> tuple[StoredChat, ...]:
         like = "%" + re.sub(r"([\\%_])", r"\\\1", search.strip()) + "%"
         with self._database.reading() as connection:
             rows = connection.execute(
@@ -108,7 +108,7 @@ class History:
                 "(SELECT count(*) FROM turns WHERE conversation_id = id) AS turns FROM conversations "
                 f"WHERE {condition} AND (title LIKE ? ESCAPE '\\' OR EXISTS (SELECT 1 FROM turns WHERE "
                 "conversation_id = id AND (question LIKE ? ESCAPE '\\' OR reply LIKE ? ESCAPE '\\'))) "
-                "ORDER BY changed_at DESC, id DESC",
+                f"ORDER BY {order} DESC, id DESC",
                 [like, like, like],
             ).fetchall()
         return tuple(StoredChat(**{field.name: row[field.name] for field in fields(StoredChat)}) for row in rows)

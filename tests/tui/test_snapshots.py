@@ -13,8 +13,8 @@ from textual.pilot import Pilot
 
 from localhyper.errors import ModelError
 from localhyper.tui.app import LocalHyperApp
-from localhyper.tui.engine_host import Failure
 from localhyper.tui.error_dialog import ErrorDialog
+from localhyper.tui.host_events import Failure
 from tests.tui.fake_engine import Script
 from tests.tui.flows import Bench, answered, ask, ready, until
 
@@ -55,7 +55,7 @@ def test_conversation(snap_compare: SnapCompare, size: tuple[int, int], theme: s
 
     async def talk(pilot: Pilot[None]) -> None:
         await ready(pilot, bench)
-        await pilot.press("ctrl+o", "space", "left", "escape")
+        await pilot.press("f6", "space", "left", "escape")
         await ask(pilot, "When may I give notice?")
         await answered(pilot, bench, 1)
         still(bench)
@@ -76,7 +76,9 @@ def test_missing_model(snap_compare: SnapCompare) -> None:
 
 def test_error_dialog(snap_compare: SnapCompare) -> None:
     bench = Bench()
-    failure = Failure("unexpected ZeroDivisionError: boom", details="Traceback\n  somewhere\nZeroDivisionError: boom")
+    failure = Failure(
+        "unexpected ZeroDivisionError: boom", details="error     builtins.ZeroDivisionError", traceback="x"
+    )
 
     async def fail(pilot: Pilot[None]) -> None:
         await ready(pilot, bench)
