@@ -35,8 +35,8 @@ def all_bindings() -> list[Binding]:
     from .error_dialog import ErrorDialog
     from .export_dialog import ExportDialog
     from .jobs_dialog import JobsDialog
-    from .library_screen import AdapterTable
-    from .models_screen import ModelTable
+    from .library_screen import LibraryScreen
+    from .models_screen import ModelsScreen, ModelTable
     from .path_picker import PathPicker, VisibleTree
     from .places import SidePlace
     from .prompt import Prompt
@@ -46,7 +46,8 @@ def all_bindings() -> list[Binding]:
 
     owners = (
         LocalHyperApp, ChatScreen, Prompt, AdapterList, ChatList, AttachDialog, PathPicker, VisibleTree, JobsDialog,
-        QuotesDialog, SidePlace, AdapterTable, ExportDialog, ModelTable, SettingsScreen, TextDialog, ErrorDialog,
+        QuotesDialog, SidePlace, LibraryScreen, ExportDialog, ModelsScreen, ModelTable, SettingsScreen, TextDialog,
+        ErrorDialog,
     )  # fmt: skip
     return [
         binding for owner in owners for binding in owner.__dict__.get("BINDINGS", ()) if isinstance(binding, Binding)

@@ -40,21 +40,9 @@ COLUMNS: tuple[tuple[str, Sorter], ...] = (
 
 
 class AdapterTable(DataTable[Text]):
-    """The table; its keys act on the highlighted adapter."""
+    """The table; the screen's keys act on the highlighted adapter, and work when there is none."""
 
-    BINDING_GROUP_TITLE = "Library"
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("space", "screen.switch", "On/off in chat", show=False, id="library.switch", tooltip="Let it answer"),
-        Binding("slash", "screen.search", "Search", id="library.search", tooltip="Search names, titles and sources"),
-        Binding("s", "screen.sort", "Sort", id="library.sort", tooltip="By the next column; so does a click on it"),
-        Binding("v", "screen.reverse", "Reverse", show=False, id="library.reverse", tooltip="Sort the other way"),
-        Binding("r", "screen.rename", "Rename", show=False, id="library.rename", tooltip="Give it another name"),
-        Binding("e", "screen.export", "Export", id="library.export", tooltip="As GGUF, with the llama-server command"),
-        Binding("delete", "screen.remove", "Delete", show=False, id="library.remove", tooltip="Into the trash"),
-        Binding("u", "screen.undo", "Undo", show=False, id="library.undo", tooltip="Bring the last deleted one back"),
-        Binding("t", "screen.trash", "Trash", show=False, id="library.trash", tooltip="Show what was deleted"),
-        Binding("c", "screen.copy", "Copy", show=False, id="library.copy", tooltip="Copy the details"),
-    ]
+    BINDING_GROUP_TITLE = "Adapters"
 
 
 class LibraryScreen(SidePlace):
@@ -62,6 +50,19 @@ class LibraryScreen(SidePlace):
 
     PLACE = "Library"
     AUTO_FOCUS = "AdapterTable"
+    BINDING_GROUP_TITLE = "Library"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "switch", "On/off in chat", show=False, id="library.switch", tooltip="Let it answer"),
+        Binding("slash", "search", "Search", id="library.search", tooltip="Search names, titles and sources"),
+        Binding("s", "sort", "Sort", id="library.sort", tooltip="By the next column; so does a click on it"),
+        Binding("v", "reverse", "Reverse", show=False, id="library.reverse", tooltip="Sort the other way"),
+        Binding("r", "rename", "Rename", show=False, id="library.rename", tooltip="Give it another name"),
+        Binding("e", "export", "Export", id="library.export", tooltip="As GGUF, with the llama-server command"),
+        Binding("delete", "remove", "Delete", show=False, id="library.remove", tooltip="Into the trash"),
+        Binding("u", "undo", "Undo", show=False, id="library.undo", tooltip="Bring the last deleted one back"),
+        Binding("t", "trash", "Trash", show=False, id="library.trash", tooltip="Show what was deleted"),
+        Binding("c", "copy", "Copy", show=False, id="library.copy", tooltip="Copy the details"),
+    ]
     DEFAULT_CSS = """
     LibraryScreen #search { border: round $foreground-muted; height: 3; display: none; }
     LibraryScreen #search.-open { display: block; }

@@ -34,9 +34,6 @@ class ModelTable(DataTable[Text]):
     BINDING_GROUP_TITLE = "Models"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "select_cursor", "Use it", id="models.use", tooltip="Load this model in place of the other"),
-        Binding("p", "screen.pull", "Fetch", id="models.pull", tooltip="Fetch what is missing; needs the network"),
-        Binding("x", "screen.stop", "Stop fetching", show=False, id="models.stop", tooltip="What has come is kept"),
-        Binding("r", "screen.reload", "Look again", show=False, id="models.reload", tooltip="Look for files anew"),
     ]
 
 
@@ -45,6 +42,12 @@ class ModelsScreen(SidePlace):
 
     PLACE = "Models"
     AUTO_FOCUS = "ModelTable"
+    BINDING_GROUP_TITLE = "Models"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("p", "pull", "Fetch", id="models.pull", tooltip="Fetch what is missing; needs the network"),
+        Binding("x", "stop", "Stop fetching", show=False, id="models.stop", tooltip="What has come is kept"),
+        Binding("r", "reload", "Look again", show=False, id="models.reload", tooltip="Look for files anew"),
+    ]
     DEFAULT_CSS = """
     ModelsScreen #columns { height: 1fr; }
     ModelsScreen #left { width: 1fr; }

@@ -76,6 +76,7 @@ class FakeEngine:
     samplings: list[Sampling] = field(default_factory=list)
     adapter_sets: list[tuple[AdapterUse, ...]] = field(default_factory=list)
     encoded: list[tuple[int, ...]] = field(default_factory=list)
+    encoded_before: list[int] = field(default_factory=list)  # chunks encoded when each question came
     threads: set[str] = field(default_factory=set)
     closed: int = 0
     adapters: tuple[AdapterUse, ...] = ()
@@ -95,6 +96,7 @@ class FakeEngine:
         self.threads.add(threading.current_thread().name)
         self.asked.append(tuple(messages))
         self.samplings.append(sampling)
+        self.encoded_before.append(len(self.encoded))
         reply = self.script.replies[min(len(self.asked), len(self.script.replies)) - 1]
         if isinstance(reply, Exception):
             raise reply
