@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from textual.pilot import Pilot
 from textual.widgets import Input, Markdown, OptionList
 
+from localhyper.history import StoredTurn
 from localhyper.tui.chats_panel import ChatList, ChatsPanel
 from localhyper.tui.text_dialog import TextDialog
 from localhyper.tui.turn_view import ReplyView, TurnView
@@ -26,10 +28,10 @@ async def talk(pilot: Pilot[None], bench: Bench, *questions: str) -> None:
     await until(pilot, lambda: kept(bench) and kept(bench)[0].stats is not None)
 
 
-def kept(bench: Bench) -> list[object]:
+def kept(bench: Bench) -> list[StoredTurn]:
     """The turns of the newest conversation in the database, the last first."""
     chats = bench.store.history.list()
-    return list(reversed(bench.store.history.turns(chats[0].id))) if chats else []  # type: ignore[arg-type]
+    return list(reversed(bench.store.history.turns(chats[0].id))) if chats else []
 
 
 def titles(bench: Bench) -> list[str]:
@@ -38,6 +40,10 @@ def titles(bench: Bench) -> list[str]:
 
 def sources(bench: Bench) -> list[str]:
     return [view.query_one(Markdown).source for view in bench.app.chat.query(ReplyView)]
+
+
+def told_in(bench: Bench, words: str) -> Callable[[], bool]:
+    return lambda: any(words in toast for toast in bench.toasts)
 
 
 async def to_chats(pilot: Pilot[None], bench: Bench) -> None:
@@ -103,7 +109,7 @@ async def test_export_writes_markdown_and_never_over_a_file(tmp_path: Path) -> N
             await until(pilot, lambda: isinstance(bench.app.screen, TextDialog))
             bench.app.screen.query_one(Input).value = str(target)
             await pilot.press("enter")
-            await until(pilot, lambda told=told: any(told in toast for toast in bench.toasts))
+            await until(pilot, told_in(bench, told))
             await pilot.press("escape")
     text = target.read_text(encoding="utf-8")
     assert text.startswith("# a\n\n**You**\n\n> a\n\n**one**\n\n*smollm2-135m-instruct, no adapter, ")
@@ -130,7 +136,7 @@ async def test_last_question_is_changed_in_place_and_an_earlier_one_branches() -
     assert sorted(tuple(turn.question for turn in turns(bench, place)) for place in (0, 1)) == [("a", "bx"), ("ay",)]
 
 
-def turns(bench: Bench, place: int):  # type: ignore[no-untyped-def]
+def turns(bench: Bench, place: int) -> tuple[StoredTurn, ...]:
     return bench.store.history.turns(bench.store.history.list()[place].id)
 
 

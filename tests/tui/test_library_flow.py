@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,10 @@ def three(bench: Bench) -> None:
     put(bench.store, "lease", tokens=10, made_at="2026-01-01T00:00:00+00:00")
     put(bench.store, "notes", tokens=999, kind="folder", made_at="2026-03-01T00:00:00+00:00")
     put(bench.store, "old", tokens=500, base_fingerprint="cd" * 32, base_name="other-base")
+
+
+def told_in(bench: Bench, words: str) -> Callable[[], bool]:
+    return lambda: any(words in toast for toast in bench.toasts)
 
 
 async def open_library(pilot: Pilot[None], bench: Bench) -> LibraryScreen:
@@ -113,7 +118,7 @@ async def test_rename_takes_only_good_and_free_names_and_keeps_it_attached() -> 
             await until(pilot, lambda: isinstance(bench.app.screen, TextDialog))
             bench.app.screen.query_one(Input).value = wrong
             await pilot.press("enter")
-            await until(pilot, lambda told=told: any(told in toast for toast in bench.toasts))
+            await until(pilot, told_in(bench, told))
         await pilot.press("r")
         await until(pilot, lambda: isinstance(bench.app.screen, TextDialog))
         await pilot.press(*"2", "enter")
