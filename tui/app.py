@@ -247,8 +247,13 @@ class LocalHyperApp(App[None]):
         self.chat.keep_unfinished()
         if not await asyncio.to_thread(self.host.close, _CLOSE_SECONDS):
             _log.warning("the engine thread was still at work after %.0f s", _CLOSE_SECONDS)
-        await asyncio.to_thread(self.chat.recorder.close)
+        await asyncio.to_thread(self.close_files)
         self.exit()
+
+    def close_files(self) -> None:
+        """Wait until everything that is kept is written."""
+        self.chat.recorder.close()
+        self.services.remembered.close()
 
     def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
         """A defect in a background job opens the dialog; the app goes on."""
@@ -275,7 +280,7 @@ def run_app(app: LocalHyperApp) -> int:
     finally:
         app.chat.keep_unfinished()
         app.host.close(_CLOSE_SECONDS)
-        app.chat.recorder.close()
+        app.close_files()
     return app.return_code or 0
 
 

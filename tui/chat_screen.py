@@ -323,16 +323,16 @@ class ChatScreen(ChatAttach, Place):
 
     # Keeping what is said
 
-    def _store(self, turn: Turn) -> None:
+    def _store(self, turn: Turn, *, quiet: bool = False) -> None:
         turns = self.conversation.turns
         position = next((i for i, other in enumerate(turns) if other is turn), -1)
         if position >= 0:
-            self.recorder.put(self.conversation, position, to_stored(turn, turns))
+            self.recorder.put(self.conversation, position, to_stored(turn, turns), quiet=quiet)
 
     def _keep_active(self) -> None:
         """Now and then, so that even a killed process loses no more than a few words."""
         if self._active is not None and self._active.turn.reply:
-            self._store(self._active.turn)
+            self._store(self._active.turn, quiet=True)
         self._keep_draft()
 
     def _keep_draft(self) -> None:

@@ -30,8 +30,8 @@ class Recorder:
         self._failing = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="localhyper-history")
 
-    def put(self, conversation: Conversation, position: int, turn: StoredTurn) -> None:
-        """Store a turn; the conversation gets its number with the first."""
+    def put(self, conversation: Conversation, position: int, turn: StoredTurn, *, quiet: bool = False) -> None:
+        """Store a turn; the conversation gets its number with the first. `quiet`: no list has to follow."""
         title = conversation.title or title_of(turn.question)
 
         def write() -> None:
@@ -40,7 +40,7 @@ class Recorder:
                 conversation.number = history.create(title)
             history.put(conversation.number, position, turn)
 
-        self._submit(write)
+        self._submit(write, quiet)
 
     def put_all(self, conversation: Conversation) -> None:
         """Store every turn, as those of a conversation that goes another way from here."""
@@ -56,13 +56,13 @@ class Recorder:
 
         self._submit(write)
 
-    def _submit(self, write: Callable[[], None]) -> Future[None] | None:
+    def _submit(self, write: Callable[[], None], quiet: bool = False) -> Future[None] | None:
         try:
-            return self._thread.submit(self._guarded, write)
+            return self._thread.submit(self._guarded, write, quiet)
         except RuntimeError:  # closed already: the app is leaving for the second time
             return None
 
-    def _guarded(self, write: Callable[[], None]) -> None:
+    def _guarded(self, write: Callable[[], None], quiet: bool) -> None:
         try:
             write()
         except LocalHyperError as error:
@@ -73,7 +73,8 @@ class Recorder:
             self._fail(Failure.of(error))
         else:
             self._failing = False
-            self._told(None)
+            if not quiet:
+                self._told(None)
 
     def _fail(self, failure: Failure) -> None:
         if not self._failing:

@@ -5,9 +5,11 @@ A small JSON file in the state folder. A file that cannot be read or written is 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -36,20 +38,31 @@ class Memory:
 
 
 class Remembered:
-    """`Memory` in a file; read once, written at each change."""
+    """`Memory` in a file; read once, written at each change by a thread of its own: a disk may take its time."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="localhyper-remembered")
         self.memory = _read(file)
 
     def update(self, **changes: Any) -> None:
-        """Change fields of the memory and write it, if anything is different."""
+        """Change fields of the memory and have it written, if anything is different."""
         new = replace(self.memory, **changes)
         if new == self.memory:
             return
         self.memory = new
+        with contextlib.suppress(RuntimeError):  # closed already: the app is leaving for the second time
+            self._writer.submit(self._write, new)
+
+    def close(self) -> None:
+        """Wait for what is still to be written."""
+        self._writer.shutdown(wait=True)
+
+    def _write(self, memory: Memory) -> None:
+        if memory is not self.memory:
+            return  # a newer one follows
         try:
-            write_text_atomic(self._file, json.dumps(asdict(new), ensure_ascii=False))
+            write_text_atomic(self._file, json.dumps(asdict(memory), ensure_ascii=False))
         except (OSError, UnicodeEncodeError) as error:
             _log.warning("%s not written: %s", self._file, error)
 

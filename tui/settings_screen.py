@@ -33,8 +33,8 @@ class SettingRow(Horizontal):
 
     DEFAULT_CSS = """
     SettingRow { height: auto; margin-bottom: 1; }
-    SettingRow .name { width: 23; }
-    SettingRow .value { width: 27; height: auto; }
+    SettingRow .name { width: 25; }
+    SettingRow .value { width: 25; height: auto; }
     SettingRow .value Input, SettingRow .value Select { background: $boost; }
     SettingRow .value Input:focus { background: $accent-muted; }
     SettingRow .value Switch { border: none; height: 1; padding: 0; background: transparent; }

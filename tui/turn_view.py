@@ -14,6 +14,7 @@ from .host_events import Failure
 
 STOPPING = "stopping…"
 _TICK_SECONDS = 0.25
+_DRAW_SECONDS = 0.12
 
 
 class ReplyView(Vertical):
@@ -23,7 +24,7 @@ class ReplyView(Vertical):
     ReplyView { width: 1fr; height: auto; }
     ReplyView Markdown { width: 1fr; padding: 0; margin: 0; background: transparent; }
     ReplyView .caption { display: none; color: $text-accent; text-style: bold; }
-    ReplyView .status { height: auto; color: $text-muted; }
+    ReplyView .status { height: auto; min-height: 1; color: $text-muted; }
     ReplyView .error { height: auto; color: $text-error; }
     """
 
@@ -34,6 +35,7 @@ class ReplyView(Vertical):
         self._began = time.monotonic()
         self._pieces = 0
         self._stream: MarkdownStream | None = None
+        self._undrawn = ""
 
     def compose(self) -> ComposeResult:
         """Caption (shown beside another reply), reply, status; what the model writes opens no links by itself."""
@@ -56,12 +58,21 @@ class ReplyView(Vertical):
             self._show_phase()
 
     async def write(self, text: str) -> None:
-        """Append a piece of the reply."""
+        """Append a piece of the reply. Several are drawn at once: a frame a token would leave keys waiting."""
         if self._stream is None:
             self._stream = Markdown.get_stream(self.query_one(Markdown))
             self.enter_phase("writing")
+            await self._stream.write(text)
+        else:
+            if not self._undrawn:
+                self.set_timer(_DRAW_SECONDS, self._draw)
+            self._undrawn += text
         self._pieces += 1
-        await self._stream.write(text)
+
+    async def _draw(self) -> None:
+        text, self._undrawn = self._undrawn, ""
+        if self._stream is not None and text:
+            await self._stream.write(text)
 
     async def finish(self) -> None:
         """Show the whole reply once more, parsed as one text, and what it cost or why it failed."""
@@ -94,7 +105,8 @@ class ReplyView(Vertical):
         count = f", {self._pieces} token" + ("s" if self._pieces != 1 else "") if self._pieces else ""
         stop = "" if self._phase == STOPPING else ", esc stops"
         if self.is_mounted and self._phase:
-            self.query_one(".status", Static).update(f"{self._phase}{count}, {seconds:.0f} s{stop}")
+            # Without a new layout, which costs as much as drawing a piece of the reply.
+            self.query_one(".status", Static).update(f"{self._phase}{count}, {seconds:.0f} s{stop}", layout=False)
 
 
 class TurnView(Vertical):

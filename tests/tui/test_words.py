@@ -96,7 +96,11 @@ def test_board_shows_live_progress_and_counts_the_rest() -> None:
 
 def test_memory_survives_and_a_damaged_file_means_starting_plain(tmp_path: Path) -> None:
     file = tmp_path / "tui.json"
-    Remembered(file).update(draft="half", attached={"lease": 0.8})
+    first = Remembered(file)
+    for draft in ("h", "ha", "half"):
+        first.update(draft=draft, attached={"lease": 0.8})
+    first.close()
+    first.update(draft="too late")
     assert Remembered(file).memory == Memory("half", {"lease": 0.8})
     for text in ("", "[]", '{"attached": 3}', '{"attached": {"x": "y"}}', "\x00"):
         file.write_text(text, encoding="utf-8")
