@@ -38,7 +38,8 @@ class Transcript(VerticalScroll):
 
     def on_mount(self) -> None:
         """Follow the end as soon as there is one out of sight."""
-        self.watch(self, "virtual_size", self._follow, init=False)
+        # Later, because the size of the view is set after the size of the text: in between, one is old and one new.
+        self.watch(self, "virtual_size", lambda: self.call_later(self._follow), init=False)
 
     def show_empty(self, text: str, *, problem: bool = False) -> None:
         """Set the text that stands here while there is no turn."""

@@ -18,6 +18,8 @@ from localhyper.tui.jobs_dialog import JobsDialog
 from localhyper.tui.path_completion import PathCompletion
 from localhyper.tui.path_picker import PathPicker
 from localhyper.tui.quotes_dialog import QuotesDialog
+from localhyper.tui.transcript import Transcript
+from localhyper.tui.turn_view import TurnView
 from tests.sources_files import pdf_bytes, pdf_text
 from tests.tui.fake_engine import Script
 from tests.tui.flows import Bench, answered, ask, ready, until
@@ -319,3 +321,18 @@ async def test_without_adapter_there_is_nothing_to_quote() -> None:
         await answered(pilot, bench, 1)
         await pilot.press("f8")
         await until(pilot, lambda: "No adapter answered" in str(bench.app.screen.query_one("#text", Static).content))
+
+
+async def test_short_conversation_stands_on_top_after_the_job_line_has_come_and_gone(note: Path) -> None:
+    bench = real(Script(replies=("short", "line\n\n" * 60)))
+    async with bench.app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, bench)
+        await attach(pilot, bench, note)
+        await until(pilot, lambda: states(bench) == ["done"] and bench.app.chat.attached())
+        await ask(pilot, "who")
+        await answered(pilot, bench, 1)
+        transcript = bench.app.chat.query_one(Transcript)
+        assert transcript.query_one(TurnView).region.y == transcript.region.y
+        await ask(pilot, "more")
+        await answered(pilot, bench, 2)
+        await until(pilot, lambda: transcript.max_scroll_y > 50 and transcript.is_vertical_scroll_end)
