@@ -67,7 +67,7 @@ class LocalHyperApp(App[None]):
 
     def __init__(self, services: Services, *, copy_program: Callable[[str], str | None] = copy_with_program) -> None:
         super().__init__()
-        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide")]
+        self.HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (90, "-wide"), (115, "-broad")]
         self.services = services
         self.host = services.host
         self.state = AppState(self, services.config)

@@ -56,6 +56,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
     AttachDialog #browse { margin-left: 1; }
     AttachDialog #kinds { color: $text-muted; height: auto; }
     AttachDialog #preview { height: auto; min-height: 4; max-height: 11; margin: 1 0; }
+    AttachDialog #preview:focus { background: $boost; }
     AttachDialog #preview.-problem { color: $text-error; }
     AttachDialog #buttons { align-horizontal: right; }
     AttachDialog #buttons Button { margin-left: 2; }
@@ -90,7 +91,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
             with Horizontal(id="password-row"):
                 yield Static("Password", classes="label", markup=False)
                 yield Input(password=True, id="password", tooltip="Opens an encrypted PDF; kept in memory only")
-            with VerticalScroll(id="preview", can_focus=False):
+            with VerticalScroll(id="preview"):
                 yield Static(_ASK, id="facts", markup=False)
             with Horizontal(id="buttons"):
                 yield Button("Cancel", id="cancel")

@@ -74,9 +74,10 @@ class LibraryScreen(SidePlace):
                           color: $text-muted; }
     LibraryScreen #summary { height: 1; padding: 0 1; color: $text-muted; }
     LibraryScreen #details { width: 40; padding: 0 1; border-left: solid $foreground-muted; }
-    LibraryScreen.-narrow #columns { layout: vertical; }
-    LibraryScreen.-narrow #left { width: 100%; height: 3fr; }
-    LibraryScreen.-narrow #details { width: 100%; height: 2fr; border-left: none;
+    LibraryScreen #details:focus { background: $boost; }
+    LibraryScreen.-narrow #columns, LibraryScreen.-wide #columns { layout: vertical; }
+    LibraryScreen.-narrow #left, LibraryScreen.-wide #left { width: 100%; height: 3fr; }
+    LibraryScreen.-narrow #details, LibraryScreen.-wide #details { width: 100%; height: 2fr; border-left: none;
                                      border-top: solid $foreground-muted; }
     """
 
@@ -96,7 +97,7 @@ class LibraryScreen(SidePlace):
                 yield AdapterTable(cursor_type="row", zebra_stripes=True)
                 yield Static("", id="none", markup=False)
                 yield Static("", id="summary", markup=False)
-            with VerticalScroll(id="details", can_focus=False):
+            with VerticalScroll(id="details"):
                 yield Static("", id="facts", markup=False)
 
     def on_mount(self) -> None:

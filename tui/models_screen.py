@@ -57,9 +57,10 @@ class ModelsScreen(SidePlace):
     ModelsScreen #fetching.-busy { display: block; }
     ModelsScreen ProgressBar { width: 100%; }
     ModelsScreen ProgressBar Bar { width: 1fr; }
-    ModelsScreen.-narrow #columns { layout: vertical; }
-    ModelsScreen.-narrow #left { width: 100%; height: 1fr; }
-    ModelsScreen.-narrow #details { width: 100%; height: 1fr; border-left: none;
+    ModelsScreen #details:focus { background: $boost; }
+    ModelsScreen.-narrow #columns, ModelsScreen.-wide #columns { layout: vertical; }
+    ModelsScreen.-narrow #left, ModelsScreen.-wide #left { width: 100%; height: 1fr; }
+    ModelsScreen.-narrow #details, ModelsScreen.-wide #details { width: 100%; height: 1fr; border-left: none;
                                     border-top: solid $foreground-muted; }
     """
 
@@ -81,7 +82,7 @@ class ModelsScreen(SidePlace):
         with Horizontal(id="columns"):
             with Vertical(id="left"):
                 yield ModelTable(cursor_type="row", zebra_stripes=True)
-            with VerticalScroll(id="details", can_focus=False):
+            with VerticalScroll(id="details"):
                 yield Static("Looking for models…", id="facts", markup=False)
         with Vertical(id="fetching"):
             yield Static("", id="what", markup=False)

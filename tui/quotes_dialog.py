@@ -34,6 +34,7 @@ class QuotesDialog(ModalScreen[None]):
     QuotesDialog #reply { color: $text-muted; height: auto; max-height: 3; }
     QuotesDialog OptionList { height: 1fr; border: none; padding: 0; background: transparent; }
     QuotesDialog OptionList:focus { border: none; }
+    QuotesDialog #around:focus { background: $boost; }
     QuotesDialog #around { height: 1fr; border-top: solid $foreground-muted; padding: 0 1; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -54,7 +55,7 @@ class QuotesDialog(ModalScreen[None]):
             box.border_subtitle = "↑↓ choose, c copy, esc close"
             yield Static(f"Reply: {plain(self._turn.reply)}", id="reply", markup=False)
             yield OptionList()
-            with VerticalScroll(id="around", can_focus=False):
+            with VerticalScroll(id="around"):
                 yield Static("", id="text", markup=False)
 
     def on_mount(self) -> None:

@@ -174,13 +174,16 @@ class SettingsScreen(SidePlace):
     @on(Input.Blurred, "SettingRow Input")
     def input_left(self, event: Input.Submitted | Input.Blurred) -> None:
         """A text is written when it is left, if it is right."""
-        row = _row_of(event.input)
-        if row is None or event.value == shown(value_of(self.state.config, row.info.key)):
+        self._take_text(event.input)
+
+    def _take_text(self, box: Input) -> None:
+        row = _row_of(box)
+        if row is None or box.value == shown(value_of(self.state.config, row.info.key)):
             if row is not None:
                 row.mark()
             return
         try:
-            value = parse_text(row.info, event.value)
+            value = parse_text(row.info, box.value)
         except ConfigError as error:
             row.mark(error.message)
             return
@@ -273,6 +276,12 @@ class SettingsScreen(SidePlace):
         self._save(KEYS, keys or None)
 
     # Leaving
+
+    async def action_leave(self) -> None:
+        """Take what is typed, then back to the conversation."""
+        if isinstance(self.focused, Input):
+            self._take_text(self.focused)
+        await super().action_leave()
 
     @on(ScreenSuspend)
     def left(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +21,8 @@ from tests.tui.flows import Bench, ready, until
 WIDE = (120, 40)
 
 
-def put(store: Store, name: str, **changes: object) -> AdapterInfo:
-    """Store an adapter with a small real file."""
+def put(store: Store, name: str, text: Sequence[str] = ("some words",), **changes: object) -> AdapterInfo:
+    """Store an adapter with a small real file; `text` is its source, a passage each."""
     library = store.library
     key = (name.encode().hex() + "0" * 64)[:64]
     path = library.file_for(name, key)
@@ -31,7 +31,15 @@ def put(store: Store, name: str, **changes: object) -> AdapterInfo:
         name, path, key, f"The {name} [b]title", "txt", f"/docs/{name}.txt", "d" * 64, INFO.name, INFO.fingerprint,
         "tiny", "e" * 64, 16, 0.987, 1234, 6, 2000, "2026-01-02T03:04:05+00:00", ("page 3 has no text",),
     )  # fmt: skip
-    return library.add(replace(info, **changes), [Passage(0, "some words", 0, 10)])  # type: ignore[arg-type]
+    return library.add(replace(info, **changes), passages(text))  # type: ignore[arg-type]
+
+
+def passages(text: Sequence[str]) -> list[Passage]:
+    """One chunk each, one after the other."""
+    starts = [sum(map(len, text[:number])) for number in range(len(text))]
+    return [
+        Passage(n, words, start, start + len(words)) for n, (words, start) in enumerate(zip(text, starts, strict=True))
+    ]
 
 
 def three(bench: Bench) -> None:

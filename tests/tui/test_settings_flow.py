@@ -77,6 +77,17 @@ async def test_values_are_checked_written_at_once_and_used() -> None:
     assert bench.engine.closed == 0, "sampling is no reason to load the model again"
 
 
+async def test_escape_takes_what_is_typed() -> None:
+    bench = Bench()
+    async with bench.app.run_test(size=WIDE) as pilot:
+        screen = await open_settings(pilot, bench)
+        box = row(screen, "sampling.seed").query_one(Input)
+        box.focus()
+        box.value = "42"
+        await pilot.press("escape")
+        await until(pilot, lambda: saved(bench).sampling.seed == 42 and bench.app.state.sampling.seed == 42)
+
+
 async def test_default_takes_the_line_out_of_the_file() -> None:
     bench = Bench()
     async with bench.app.run_test(size=WIDE) as pilot:
