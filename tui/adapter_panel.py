@@ -270,7 +270,7 @@ class AdapterPanel(Vertical):
         problem = self._problem(row)
         mark = "x" if problem else "●" if row.name in self._on else "○"
         scale = "" if problem else f" @{self._scales.get(row.name, 1.0):.1f}"
-        return Content(f"{mark} {plain(row.name)}{scale}\n  {problem or row.detail}".rstrip())
+        return Content(f"{mark} {plain(row.name)}{scale}\n  {problem or plain(row.detail)}".rstrip())
 
     def _note(self, text: str, *, problem: bool = False) -> None:
         note = self.query_one("#note", Static)

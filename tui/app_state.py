@@ -25,7 +25,7 @@ from .host_events import (
     Planned,
 )
 from .job_board import JobBoard
-from .words import share_text, size_text
+from .words import plain, share_text, size_text
 
 
 class AppState:
@@ -69,6 +69,13 @@ class AppState:
         """A number for a request to the engine thread, used by no other."""
         return next(self._requests)
 
+    def key(self, action: str) -> str:
+        """The key that does something now, by the id of its binding: for texts that name keys."""
+        from .keys import all_bindings
+
+        default = next(binding.key for binding in all_bindings() if binding.id == action)
+        return self.config.ui.keys.get(action, default).split(",")[0]
+
     @property
     def sampling(self) -> Sampling:
         """How replies are made, as set."""
@@ -107,4 +114,4 @@ class AppState:
 
 
 def _progress_line(progress: Progress) -> str:
-    return f"{progress.stage} {progress.item}".rstrip() + share_text(progress)
+    return f"{progress.stage} {plain(progress.item)}".rstrip() + share_text(progress)

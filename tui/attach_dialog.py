@@ -26,6 +26,7 @@ from localhyper.sources.document import Document
 from .app_state import AppState
 from .attach_preview import Preview, summary
 from .background import in_background
+from .harmless import Harmless
 from .host_events import Failure, Planned, PlanRequest
 from .path_picker import PathPicker
 from .services import Services
@@ -83,7 +84,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
             yield Static("", id="kinds", markup=False)
             with Horizontal():
                 yield Static("Path", classes="label", markup=False)
-                yield Input(self._given, placeholder="file or folder", id="path")
+                yield Input(self._given, placeholder="file or folder", id="path", highlighter=Harmless())
                 yield Button("Browse", id="browse", tooltip="Choose from the tree of files (ctrl+o)")
             with Horizontal():
                 yield Static("Name", classes="label", markup=False)

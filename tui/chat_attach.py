@@ -19,7 +19,7 @@ from .job_board import JobView
 from .path_completion import PathCompletion
 from .places import Place
 from .prompt import Prompt
-from .words import plain
+from .words import plain, visible
 
 
 class ChatAttach(Place):
@@ -41,7 +41,7 @@ class ChatAttach(Place):
     async def _ask_what(self, paths: Sequence[Path] = (), text: str = "") -> None:
         wanted = await self.app.push_screen_wait(AttachDialog(self.services, self.state, paths))
         if not wanted and text:
-            self.query_one(Prompt).insert(text)
+            self.query_one(Prompt).insert(visible(text))
         for one in wanted or ():
             self._submit(one)
 

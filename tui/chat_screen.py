@@ -6,6 +6,7 @@ What is said is written down as it happens by the `Recorder`; attaching is in `c
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,35 +20,37 @@ from textual.containers import Horizontal, Vertical
 from textual.message import Message
 
 from localhyper.engine import Sampling
-from localhyper.history import StoredChat, StoredTurn
 from localhyper.library import now
 
 from . import host_events
 from .adapter_panel import AdapterList, AdapterPanel
 from .background import in_background, notify_failure
 from .chat_attach import ChatAttach
+from .chat_history import ChatHistory
 from .chats_panel import ChatList, ChatsPanel
-from .conversation import AttachedAdapter, Conversation, Turn, from_stored, to_stored
+from .conversation import AttachedAdapter, Conversation, Turn, to_stored
 from .host_events import AskRequest, Failure, ReplyEvent
 from .job_board import JobView
 from .palette import AdapterCommands, ChatCommands
 from .path_completion import PathCompletion
-from .places import Place
 from .prompt import Prompt
 from .quotes_dialog import QuotesDialog
 from .recorder import Recorder
 from .services import Services
 from .transcript import Transcript
 from .turn_view import STOPPING, ReplyView
+from .words import plain, visible
 
 _AGAIN_TEMPERATURE = 0.7
 _KEEP_SECONDS = 2.0
 _LOADING = "Loading the model…\n\nYou can type already: a question waits for the model."
 _READY = (
-    "Ask anything: enter sends\n\nctrl+o attach a document   f6 adapters and chats\n"
-    "f3 library   f5 models   f2 settings   f1 keys   ctrl+p everything"
+    "Ask anything: enter sends\n\n{chat.attach} attach a document   {chat.panel} adapters and chats\n"
+    "{app.library} library   {app.models} models   {app.settings} settings   {app.help} keys   ctrl+p everything"
 )
-_AFTER_REPAIR = "f5 shows the models there are.\nThen press enter on a question, or ctrl+p and “Load the model again”"
+_AFTER_REPAIR = (
+    "{app.models} shows the models there are.\nThen press enter on a question, or ctrl+p and “Load the model again”"
+)
 
 
 @dataclass
@@ -59,7 +62,7 @@ class ActiveReply:
     view: ReplyView
 
 
-class ChatScreen(ChatAttach, Place):
+class ChatScreen(ChatAttach, ChatHistory):
     """One conversation with one model, with its adapters and the earlier conversations beside it."""
 
     DEFAULT_CSS = """
@@ -153,11 +156,15 @@ class ChatScreen(ChatAttach, Place):
             case host_events.LoadStarted():
                 transcript.show_empty(_LOADING)
             case host_events.Loaded(info):
-                transcript.show_empty(_READY)
+                transcript.show_empty(self._with_keys(_READY))
                 self.query_one(AdapterPanel).set_base(info.fingerprint)
             case host_events.LoadFailed(failure, kept) if not kept:
-                text = "\n\n".join(filter(None, [f"! {failure.message}", failure.hint, _AFTER_REPAIR]))
+                text = "\n\n".join(filter(None, [f"! {failure.message}", failure.hint, self._with_keys(_AFTER_REPAIR)]))
                 transcript.show_empty(text, problem=True)
+
+    def _with_keys(self, text: str) -> str:
+        """A text with the keys of now in the place of their ids."""
+        return re.sub(r"\{([a-z.]+)\}", lambda match: self.state.key(match[1]), text)
 
     async def on_chat_screen_replied(self, message: Replied) -> None:
         """Show an event of the reply being made; those of replies given up earlier are of no interest."""
@@ -169,8 +176,9 @@ class ChatScreen(ChatAttach, Place):
                 active.turn.model = self.state.model_name
                 active.view.enter_phase("reading the question")
             case host_events.ReplyPiece(_, text):
-                active.turn.reply += text
-                await active.view.write(text)
+                shown = visible(text)
+                active.turn.reply += shown
+                await active.view.write(shown)
             case host_events.ReplyDone(_, stats, forgotten):
                 active.turn.stats, active.turn.forgotten = stats, forgotten
                 await self._end(active)
@@ -209,7 +217,7 @@ class ChatScreen(ChatAttach, Place):
         self._leave_editing()
         if editing is not None and editing in self.conversation.turns:
             await self._go_back_before(editing)
-        await self._ask(Turn(message.text, self.attached()), self.state.sampling)
+        await self._ask(Turn(visible(message.text), self.attached()), self.state.sampling)
 
     async def _ask(self, turn: Turn, sampling: Sampling) -> None:
         turn.sampling, turn.asked_at = sampling, now()
@@ -231,9 +239,10 @@ class ChatScreen(ChatAttach, Place):
 
     async def action_new_chat(self) -> None:
         """Begin another conversation; a reply that is being made is stopped, this one stays in the list."""
-        await self._show_conversation(Conversation())
+        await self.show_conversation(Conversation())
 
-    async def _show_conversation(self, conversation: Conversation) -> None:
+    async def show_conversation(self, conversation: Conversation) -> None:
+        """Put a conversation in the place of the one on the screen; a reply that is being made is stopped and kept."""
         if self._active is not None:
             self.services.host.cancel(self._active.request_id)
             self._store(self._active.turn)
@@ -269,7 +278,7 @@ class ChatScreen(ChatAttach, Place):
         prompt = self.query_one(Prompt)
         if text := prompt.text.strip():
             if not self.attached():
-                self.notify("No adapter is on: f6, then space", severity="warning")
+                self.notify(self._with_keys("No adapter is on: {chat.panel}, then space"), severity="warning")
                 return
             prompt.clear()
             await self.on_prompt_sent(Prompt.Sent(text))
@@ -282,7 +291,10 @@ class ChatScreen(ChatAttach, Place):
             last = last.repeats
         adapters = () if last.adapters else self.attached()
         if not last.adapters and not adapters:
-            self.notify("The last reply was made without adapters, and none is on: f6, then space", severity="warning")
+            self.notify(
+                self._with_keys("The last reply had no adapter, and none is on: {chat.panel}, then space"),
+                severity="warning",
+            )
             return
         await self._ask(Turn(last.question, adapters, repeats=last), self.state.sampling)
 
@@ -319,7 +331,7 @@ class ChatScreen(ChatAttach, Place):
         title = conversation.title or (conversation.turns[0].question if kept else "")
         branch = Conversation(list(kept), title=f"{title} (changed)" if title else "")
         self.recorder.put_all(branch)
-        await self._show_conversation(branch)
+        await self.show_conversation(branch)
 
     # Keeping what is said
 
@@ -355,35 +367,6 @@ class ChatScreen(ChatAttach, Place):
             return
         self.query_one(ChatsPanel).mark_open(self.conversation.number)
         self.state.history_changed.publish(self.conversation.number)
-
-    # Earlier conversations
-
-    def on_chats_panel_opened(self, message: ChatsPanel.Opened) -> None:
-        """Go on with it."""
-        self.open_chat(message.chat)
-
-    def open_chat(self, chat: StoredChat) -> None:
-        """Go on with an earlier conversation."""
-        if chat.id != self.conversation.number:
-            in_background(
-                self, lambda: self.services.store.history.turns(chat.id), lambda turns: self._opened(chat, turns)
-            )
-        else:
-            self.action_back()
-
-    async def _opened(self, chat: StoredChat, turns: tuple[StoredTurn, ...]) -> None:
-        await self._show_conversation(Conversation(from_stored(turns), chat.id, chat.title))
-        self.remove_class("-panel")
-
-    async def on_chats_panel_deleted(self, message: ChatsPanel.Deleted) -> None:
-        """The open conversation is gone: begin another."""
-        if message.number == self.conversation.number:
-            await self._show_conversation(Conversation())
-
-    def on_chats_panel_renamed(self, message: ChatsPanel.Renamed) -> None:
-        """The open conversation knows its title."""
-        if message.number == self.conversation.number:
-            self.conversation.title = message.title
 
     # Adapters, quotes, going about
 
@@ -429,7 +412,7 @@ class ChatScreen(ChatAttach, Place):
 
     def on_adapter_panel_changed(self) -> None:
         """Say on the prompt what will answer the next question."""
-        names = ", ".join(f"{adapter.name} @{adapter.use.scale:.1f}" for adapter in self.attached())
+        names = ", ".join(f"{plain(adapter.name)} @{adapter.use.scale:.1f}" for adapter in self.attached())
         self.query_one(Prompt).show_answering(names)
         self.refresh_bindings()
 
@@ -488,12 +471,6 @@ class ChatScreen(ChatAttach, Place):
         for action, title, text, callback in entries:
             if self.check_action(action, ()):
                 yield SystemCommand(title, text, callback)
-
-    def action_export_chat(self) -> None:
-        """Write this conversation as Markdown."""
-        title = self.conversation.title or self.conversation.turns[0].question
-        chat = StoredChat(self.conversation.number, title, len(self.conversation.turns), "", "")
-        self.query_one(ChatsPanel).export(chat)
 
     def job_done(self, view: JobView) -> None:
         """A document is attached: its adapter answers from now on."""

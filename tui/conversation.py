@@ -9,6 +9,8 @@ from pathlib import Path
 from localhyper.engine import AdapterUse, ChatMessage, GenerationStats, Sampling
 from localhyper.history import StoredTurn, UsedAdapter
 
+from .words import plain, visible
+
 
 @dataclass(frozen=True)
 class AttachedAdapter:
@@ -131,13 +133,15 @@ def from_stored(stored: Sequence[StoredTurn]) -> list[Turn]:
     """Turns out of the history."""
     turns: list[Turn] = []
     for one in stored:
-        adapters = tuple(AttachedAdapter(each.name, AdapterUse(Path(each.path), each.scale)) for each in one.adapters)
+        adapters = tuple(
+            AttachedAdapter(plain(each.name), AdapterUse(Path(each.path), each.scale)) for each in one.adapters
+        )
         repeats = turns[one.repeats] if 0 <= one.repeats < len(turns) else None
         turns.append(
             Turn(
-                one.question,
+                visible(one.question),
                 adapters,
-                one.reply,
+                visible(one.reply),
                 one.stats,
                 one.forgotten,
                 bool(one.problem),

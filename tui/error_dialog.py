@@ -17,6 +17,7 @@ from localhyper import __version__
 
 from .host_events import Failure
 from .job_board import JobView
+from .words import plain, visible
 
 
 class ErrorDialog(ModalScreen[None]):
@@ -53,15 +54,17 @@ class ErrorDialog(ModalScreen[None]):
         job, request = view.job, view.job.request
         facts = [
             f"job       {job.id}, failed while it was at: {view.stage}",
-            f"source    {request.source or 'a text'}",
-            f"base      {request.base or 'as set'}",
+            f"source    {plain(request.source) or 'a text'}",
+            f"base      {plain(request.base) or 'as set'}",
             f"started   {job.started_at or '-'}",
             f"ended     {job.finished_at or '-'}",
             "finished chunks are kept: try again in Jobs (f4)",
         ]
         if failure is not None and failure.details:
             facts.append(failure.details)
-        told = Failure(job.message, job.hint, "\n".join(facts), failure.traceback if failure is not None else "")
+        told = Failure(
+            visible(job.message), visible(job.hint), "\n".join(facts), failure.traceback if failure is not None else ""
+        )
         return cls(told, log_path, title=f"“{view.name}” could not be attached")
 
     def compose(self) -> ComposeResult:

@@ -16,6 +16,7 @@ from textual.widgets import Button, Checkbox, Input, Static
 from localhyper.library import AdapterInfo
 
 from .background import in_background
+from .harmless import Harmless
 from .host_events import Failure
 from .services import Services
 from .words import as_path, home_text, plain
@@ -48,7 +49,7 @@ class ExportDialog(ModalScreen[None]):
         folder = Path(self._services.remembered.memory.export_folder or Path.cwd())
         with Vertical() as box:
             box.border_title = Content(f"Export {plain(self._adapter.name)} as GGUF")
-            yield Input(home_text(folder / f"{self._adapter.name}.gguf"), id="to")
+            yield Input(home_text(folder / f"{self._adapter.name}.gguf"), id="to", highlighter=Harmless())
             yield Checkbox("Replace a file that is there", id="overwrite")
             yield Static("Any llama.cpp loads the file beside its base model.", id="result", markup=False)
             with Horizontal(id="buttons"):

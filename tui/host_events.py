@@ -13,6 +13,8 @@ from localhyper.jobs import Job
 from localhyper.progress import Progress
 from localhyper.sources.document import Document
 
+from .words import visible
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -39,9 +41,9 @@ class Failure:
     def of(cls, error: BaseException) -> Failure:
         """The failure that `error` stands for."""
         if isinstance(error, LocalHyperError):
-            return cls(error.message, error.hint)
+            return cls(visible(error.message), visible(error.hint))
         message = f"unexpected {type(error).__name__}: {error}".rstrip(": ")
-        return cls(message, "", _place(error), "".join(traceback.format_exception(error)))
+        return cls(visible(message), "", visible(_place(error)), "".join(traceback.format_exception(error)))
 
 
 def _place(error: BaseException) -> str:

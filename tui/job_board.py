@@ -10,6 +10,7 @@ from localhyper.jobs import OPEN, Job
 from localhyper.progress import Progress
 
 from .host_events import JobAdvanced, JobChanged, JobEvent
+from .words import plain
 
 MARKS = {"queued": "…", "running": "▸", "paused": "‖", "done": "✓", "failed": "!", "cancelled": "x"}
 _PAIR = ("encode", "generate")  # these two take turns with every chunk
@@ -27,9 +28,8 @@ class JobView:
     def name(self) -> str:
         """What people know it by: the wanted name, the file's name, or the first words of the text."""
         request = self.job.request
-        if request.name:
-            return request.name
-        return Path(request.source).name or request.source or " ".join(request.text.split())[:30] or "text"
+        words = request.name or Path(request.source).name or request.source or " ".join(request.text.split())[:30]
+        return plain(words) or "text"
 
     @property
     def stage(self) -> str:

@@ -152,7 +152,7 @@ class LibraryScreen(SidePlace):
         mark = "x" if not info.usable and not self._trash else "●" if self._is_on(info) else " "
         values = [
             (f"{mark} {plain(info.name)}", "left"),
-            (info.kind, "left"),
+            (plain(info.kind), "left"),
             (f"{info.tokens:,}", "right"),
             (str(info.rank), "right"),
             (size_text(info.size_bytes), "right"),

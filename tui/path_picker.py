@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
+from rich.text import Text, TextType
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -26,6 +27,10 @@ class VisibleTree(DirectoryTree):
     def filter_paths(self, paths: Iterable[Path]) -> Iterable[Path]:
         """Leave hidden files out, as the reader does with folders."""
         return [path for path in paths if not path.name.startswith(".")]
+
+    def process_label(self, label: TextType) -> Text:
+        """A file's name, which is no markup and steers nothing."""
+        return Text(plain(str(label)))
 
     def action_take_folder(self) -> None:
         """The highlighted folder, or the one the highlighted file lies in."""

@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.widgets import TextArea
 
 from .path_completion import Candidate, PathCompletion
-from .words import dropped_paths
+from .words import dropped_paths, visible
 
 _MENTION = re.compile(r"(?:^|(?<=\s))@(\S*)$")
 _SUBTITLE = "enter send, shift+enter or ctrl+j new line, @ file"
@@ -194,3 +194,7 @@ class Prompt(TextArea):
             event.stop()
             event.prevent_default()
             self.post_message(self.Dropped(paths, event.text))
+        elif (text := visible(event.text.replace("\r\n", "\n").replace("\r", "\n"))) != event.text:
+            event.stop()
+            event.prevent_default()
+            self.insert(text)

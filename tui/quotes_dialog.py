@@ -18,7 +18,7 @@ from .background import in_background
 from .conversation import Turn
 from .host_events import Failure
 from .store import Quote, Store
-from .words import home_text, plain
+from .words import home_text, plain, visible
 
 _WORD = re.compile(r"\w+")
 _SHORTEST = 4  # letters of a word worth marking
@@ -113,7 +113,7 @@ class QuotesDialog(ModalScreen[None]):
 
     def _show_around(self, quote: Quote, text: str) -> None:
         origin = f", {home_text(quote.adapter.origin)}" if quote.adapter.origin else ""
-        self._say(f"{plain(quote.adapter.title)}, {quote.place}{plain(origin)}\n\n{text}")
+        self._say(f"{plain(quote.adapter.title)}, {quote.place}{plain(origin)}\n\n{visible(text)}")
 
     def action_copy(self) -> None:
         """Copy the highlighted quote."""

@@ -11,6 +11,9 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static
 
+from .harmless import Harmless
+from .words import plain
+
 
 class TextDialog(ModalScreen[str | None]):
     """Asks for a text; dismissed with it, or with None."""
@@ -29,13 +32,13 @@ class TextDialog(ModalScreen[str | None]):
 
     def __init__(self, title: str, value: str, *, help_text: str = "", button: str = "OK") -> None:
         super().__init__()
-        self._title, self._value, self._help, self._button = title, value, help_text, button
+        self._title, self._value, self._help, self._button = title, plain(value), help_text, button
 
     def compose(self) -> ComposeResult:
         """The text, what it is for, two buttons."""
         with Vertical() as box:
             box.border_title = Content(self._title)
-            yield Input(self._value)
+            yield Input(self._value, highlighter=Harmless())
             yield Static(self._help, id="help", markup=False)
             with Horizontal(id="buttons"):
                 yield Button("Cancel", id="cancel")

@@ -39,7 +39,7 @@ class Transcript(VerticalScroll):
     def on_mount(self) -> None:
         """Follow the end as soon as there is one out of sight."""
         # Later, because the size of the view is set after the size of the text: in between, one is old and one new.
-        self.watch(self, "virtual_size", lambda: self.call_later(self._follow), init=False)
+        self.watch(self, "virtual_size", self._follow_later, init=False)
 
     def show_empty(self, text: str, *, problem: bool = False) -> None:
         """Set the text that stands here while there is no turn."""
@@ -95,6 +95,9 @@ class Transcript(VerticalScroll):
     def on_resize(self) -> None:
         """More or fewer lines fit now."""
         self._follow()
+
+    def _follow_later(self) -> None:
+        self.call_later(self._follow)
 
     def _follow(self) -> None:
         """Anchor only a text longer than the view: textual 8.2.8 scrolls a shorter one to negative offsets."""

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 
 from localhyper.progress import Progress
+
+# Control characters but tab and line feed, lone surrogates, and the marks that turn the reading order round.
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def size_text(size_bytes: int) -> str:
@@ -33,8 +37,16 @@ def day_text(iso: str, now: datetime | None = None) -> str:
 
 def plain(text: str) -> str:
     """A stranger's text on one line, without characters that steer a terminal or change the reading order."""
-    line = " ".join(text.split())
-    return "".join(letter if letter.isprintable() else "�" for letter in line)
+    return _STEERING.sub("�", " ".join(text.split()))
+
+
+def visible(text: str) -> str:
+    """A stranger's text as it is, but for characters that steer a terminal or change the reading order.
+
+    Textual hands escape sequences in a text on to the terminal, so whatever a model, a document or a clipboard says
+    goes through here or through `plain` before it is shown.
+    """
+    return _STEERING.sub("�", text)
 
 
 def home_text(path: Path | str) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import Markdown, Static, TextArea
 from textual.widgets._footer import FooterKey
 
 from localhyper.errors import AdapterError, ContextError, LibraryError, ModelError
+from localhyper.jobs import JobRequest
 from localhyper.tui import transcript
 from localhyper.tui.adapter_panel import AdapterList
 from localhyper.tui.error_dialog import ErrorDialog
@@ -292,7 +295,9 @@ async def test_quitting_while_a_reply_streams_stops_and_frees_the_engine_in_its_
 
 
 async def test_keymap_moves_keys_and_the_footer_never_holds_more_than_six() -> None:
-    bench = Bench(Script(replies=("on ",), endless=True, piece_seconds=0.05), keymap={"chat.new": "ctrl+t"})
+    bench = Bench(
+        Script(replies=("on ",), endless=True, piece_seconds=0.05), keymap={"chat.new": "ctrl+t", "chat.attach": "f9"}
+    )
     async with bench.app.run_test(size=(120, 40)) as pilot:
         await ready(pilot, bench)
         await ask(pilot, "q")
@@ -300,6 +305,7 @@ async def test_keymap_moves_keys_and_the_footer_never_holds_more_than_six() -> N
         await until(pilot, lambda: len(bench.app.screen.query(FooterKey)) == 6)
         await pilot.press("ctrl+n")
         assert bench.statuses
+        assert "f9 attach a document   f6 adapters and chats" in bench.empty_text
         await pilot.press("ctrl+t")
         await until(pilot, lambda: not bench.statuses)
 
@@ -367,3 +373,39 @@ async def test_every_theme_knows_all_our_colours_and_an_unknown_one_is_told() ->
             bench.app.theme = theme
             await pilot.pause()
         assert bench.app.is_running
+
+
+async def test_what_a_model_a_file_or_a_clipboard_says_cannot_steer_the_terminal(home: Path) -> None:
+    hostile = "bad \x1b[31mred\x1b]0;title\x07 \x9b2J \u202eevil `co\x1b[2Jde`\n\n```\nfence \x1b[2J\n```"
+    bench = Bench(Script(replies=(hostile,)), source=None)
+    folder = home / "docs"
+    folder.mkdir()
+    (folder / "na\x1b[31mme [bold].txt").write_text("x", encoding="utf-8")
+    bench.store.jobs.submit(JobRequest(source=str(next(folder.iterdir())), base="not-loaded"))
+    bench.app.services.remembered.update(source_folder=str(folder))
+    seen: list[str] = []
+
+    def look() -> str:
+        seen.append("".join(strip.text for strip in bench.app.screen._compositor.render_strips()))
+        return seen[-1]
+
+    async with bench.app.run_test(size=(120, 40)) as pilot:
+        await ready(pilot, bench)
+        bench.app.post_message(events.Paste("quest\x1b[2Jion"))
+        await until(pilot, lambda: "ion" in bench.prompt.text)
+        look()
+        await pilot.press("enter")
+        await answered(pilot, bench, 1)
+        look()
+        await pilot.press("f4")
+        await until(pilot, lambda: len(bench.app.screen_stack) == 2)
+        look()
+        await pilot.press("escape", "ctrl+o", "ctrl+o")
+        await until(pilot, lambda: len(bench.app.screen_stack) == 3)
+        await until(pilot, lambda: "me [bold].txt" in look())
+        assert "na�[31mme [bold].txt" in seen[-1]
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: len(bench.app.screen_stack) == 2)
+        await until(pilot, lambda: "na�[31mme [bold].txt" in look())
+    steering = {letter for text in seen for letter in text if letter in "\x07\x1b\x9b\u202e"}
+    assert not steering

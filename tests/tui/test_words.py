@@ -16,7 +16,7 @@ from localhyper.tui.inbox import Inbox
 from localhyper.tui.job_board import JobBoard, clock
 from localhyper.tui.path_completion import candidates
 from localhyper.tui.remembered import Memory, Remembered
-from localhyper.tui.words import as_path, day_text, dropped_paths, plain
+from localhyper.tui.words import as_path, day_text, dropped_paths, plain, visible
 
 
 @pytest.fixture
@@ -63,7 +63,9 @@ def test_completion_looks_into_one_folder_and_hides_what_is_hidden(tmp_path: Pat
 
 
 def test_texts_of_strangers_cannot_steer_the_terminal() -> None:
-    assert plain("a\x1b[31m\tb\r\nc\u202e") == "a�[31m b c�"
+    hostile = "a\x1b[31m\tb\r\nc\u202e\x9b2J\x07é🙂\u200d"
+    assert plain(hostile) == "a�[31m b c��2J�é🙂\u200d"
+    assert visible(hostile) == "a�[31m\tb�\nc��2J�é🙂\u200d"
 
 
 def test_times_and_spans_for_people() -> None:
