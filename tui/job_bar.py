@@ -30,7 +30,7 @@ class JobBar(Static):
     def _show(self) -> None:
         line = self._state.board.line
         self.set_class(bool(line), "-busy")
-        self.update(Content(f"{line}   {self._state.key('app.jobs')} jobs" if line else ""))
+        self.update(Content(f"{self._state.key('app.jobs')}  {line}" if line else ""))
 
     async def on_click(self, event: events.Click) -> None:
         """Open the jobs."""

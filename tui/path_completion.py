@@ -14,7 +14,7 @@ from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
 from .background import in_background
-from .words import home_text, plain
+from .words import plain
 
 MOST_SHOWN = 8
 _MOST_SCANNED = 5000
@@ -124,5 +124,4 @@ class PathCompletion(OptionList):
 
 
 def _label(candidate: Candidate) -> str:
-    name = plain(candidate.path.name) + ("/" if candidate.is_folder else "")
-    return f"{name}   {plain(home_text(candidate.path.parent))}"
+    return plain(candidate.path.name) + ("/" if candidate.is_folder else "")

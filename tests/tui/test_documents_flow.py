@@ -10,7 +10,9 @@ from textual import events
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList, Static, TextArea
 
+from localhyper.config import Config, with_value
 from localhyper.errors import HypernetworkError
+from localhyper.jobs import JobRequest
 from localhyper.tui.attach_dialog import AttachDialog
 from localhyper.tui.error_dialog import ErrorDialog
 from localhyper.tui.job_bar import JobBar
@@ -336,3 +338,44 @@ async def test_short_conversation_stands_on_top_after_the_job_line_has_come_and_
         await ask(pilot, "more")
         await answered(pilot, bench, 2)
         await until(pilot, lambda: transcript.max_scroll_y > 50 and transcript.is_vertical_scroll_end)
+
+
+async def test_two_dropped_files_become_two_jobs_in_order(note: Path, tmp_path: Path) -> None:
+    other = tmp_path / "b.txt"
+    other.write_text("Bees like clover. " * 9, encoding="utf-8")
+    bench = real()
+    async with bench.app.run_test(size=WIDE) as pilot:
+        await ready(pilot, bench)
+        bench.app.post_message(events.Paste(f'"{note}"\n{other}\n'))
+        await until(pilot, lambda: isinstance(bench.app.screen, AttachDialog) and facts(bench).count("chunks of") == 2)
+        await pilot.press("enter")
+        await until(pilot, lambda: states(bench) == ["done", "done"])
+        assert [job.request.source for job in bench.store.jobs.list()] == [str(note), str(other)]
+        await until(pilot, lambda: len(bench.app.chat.attached()) == 2)
+
+
+async def test_a_job_waits_for_its_base_model(note: Path) -> None:
+    bench = real()
+    bench.store.jobs.submit(JobRequest(source=str(note), base="own", rank=-1))
+    async with bench.app.run_test(size=WIDE) as pilot:
+        await ready(pilot, bench)
+        await ask(pilot, "q")
+        await answered(pilot, bench, 1)
+        assert states(bench) == ["queued"]
+        bench.app.host.load(with_value(Config(), "base.name", "own"))
+        await until(pilot, lambda: states(bench) == ["done"])
+
+
+async def test_switching_the_model_lets_the_job_make_way_and_go_on_later(note: Path) -> None:
+    note.write_text(TEXT * 4, encoding="utf-8")
+    bench = real(Script(encode_seconds=0.03))
+    async with bench.app.run_test(size=WIDE) as pilot:
+        await ready(pilot, bench)
+        await attach(pilot, bench, note)
+        await until(pilot, lambda: len(bench.engine.encoded) > 3)
+        bench.app.host.load(with_value(Config(), "base.name", "own"))
+        await until(pilot, lambda: "own" in bench.header and bench.app.state.loaded is not None)
+        await until(pilot, lambda: states(bench) == ["queued"])
+        bench.app.host.load(Config())
+        await until(pilot, lambda: states(bench) == ["done"])
+        assert len(bench.engine.encoded) <= bench.store.library.list()[0].chunks + 1
