@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -73,6 +74,7 @@ class LocalHyperApp(App[None]):
         self.state = AppState(self, services.config)
         self._copy_program = copy_program
         self._quitting = False
+        self._one_writer = threading.Lock()
         self._told_clashes: set[str] = set()
         self._told_jobs: set[int] = set()
         self.set_keymap(dict(services.config.ui.keys))
@@ -198,9 +200,12 @@ class LocalHyperApp(App[None]):
     def save_setting(self, key: str, value: Any) -> None:
         """Write one setting (None = its default) and use it; a wrong value is told and changes nothing."""
         file = self.services.store.paths.config_file
-        in_background(
-            self.screen, lambda: save_setting(file, key, value), lambda _: self._use_setting(key, value), group="config"
-        )
+
+        def write() -> Config:
+            with self._one_writer:  # each reads the file and writes it whole: two at once would lose one
+                return save_setting(file, key, value)
+
+        in_background(self.screen, write, lambda _: self._use_setting(key, value), group="config")
 
     def _use_setting(self, key: str, value: Any) -> None:
         if key == "ui.keys":

@@ -8,7 +8,7 @@ from textual.widgets import HelpPanel, Input, OptionList, Select, Static, Switch
 from textual.widgets._footer import FooterKey
 
 from localhyper.config import Config, load_config
-from localhyper.config_edit import schema
+from localhyper.config_edit import schema, value_of
 from localhyper.tui.key_dialog import KeyDialog
 from localhyper.tui.keys import all_bindings, clashes, key_rows
 from localhyper.tui.settings_screen import SettingRow, SettingsScreen
@@ -75,6 +75,22 @@ async def test_values_are_checked_written_at_once_and_used() -> None:
         await answered(pilot, bench, 1)
     assert bench.engine.samplings[0].temperature == 0.5
     assert bench.engine.closed == 0, "sampling is no reason to load the model again"
+
+
+async def test_many_changes_at_once_are_all_written() -> None:
+    bench = Bench()
+    async with bench.app.run_test(size=WIDE) as pilot:
+        await open_settings(pilot, bench)
+        wanted = {
+            "sampling.top_k": 7,
+            "sampling.seed": 8,
+            "sampling.max_tokens": 9,
+            "engine.threads": 2,
+            "engine.n_ctx": 512,
+        }
+        for key, value in wanted.items():
+            bench.app.save_setting(key, value)
+        await until(pilot, lambda: all(value_of(saved(bench), key) == value for key, value in wanted.items()))
 
 
 async def test_escape_takes_what_is_typed() -> None:
