@@ -29,6 +29,8 @@ def setting(default: Any, meaning: str, **rules: Any) -> Any:
         meaning: For people, shown by `localhyper config show`.
         rules: `low` and `high` (both allowed values, both given), or `choices`.
     """
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata={"meaning": meaning, **rules})
     return field(default=default, metadata={"meaning": meaning, **rules})
 
 
@@ -97,6 +99,7 @@ class UiSettings:
     """The terminal UI."""
 
     theme: str = setting("textual-dark", "name of a Textual theme")
+    keys: Mapping[str, str] = setting({}, "keys of the terminal UI by the id of what they do")
 
 
 @dataclass(frozen=True)
@@ -257,6 +260,10 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{where} must be a table, got {_shown(value)}")
         return parse_section(hint, value, where)
+    if get_origin(hint) is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{where} must be a table, got {_shown(value)}")
+        return {key: _typed(item, get_args(hint)[1], f"{where}: `{key}`") for key, item in value.items()}
     if get_origin(hint) is tuple:
         if not isinstance(value, list):
             raise ConfigError(f"{where} must be a list, got {_shown(value)}")

@@ -53,7 +53,34 @@ def create_jobs(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE INDEX job_states ON jobs(state, id)")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (create_adapters, create_passages, create_jobs)
+def create_conversations(connection: sqlite3.Connection) -> None:
+    """Conversations and their turns. `about` is JSON: what a reply was made with and what it cost."""
+    connection.execute(
+        "CREATE TABLE conversations (id INTEGER PRIMARY KEY AUTOINCREMENT, title TEXT NOT NULL, "
+        "created_at TEXT NOT NULL, changed_at TEXT NOT NULL, removed_at TEXT)"
+    )
+    connection.execute(
+        "CREATE TABLE turns (conversation_id INTEGER NOT NULL REFERENCES conversations(id) ON DELETE CASCADE, "
+        "position INTEGER NOT NULL, question TEXT NOT NULL, reply TEXT NOT NULL, about TEXT NOT NULL, "
+        "PRIMARY KEY (conversation_id, position))"
+    )
+
+
+def create_attach_times(connection: sqlite3.Connection) -> None:
+    """What attaches took on this machine, for telling the next one's time beforehand."""
+    connection.execute(
+        "CREATE TABLE attach_times (id INTEGER PRIMARY KEY, base_fingerprint TEXT NOT NULL, "
+        "hypernet_sha256 TEXT NOT NULL, chunks INTEGER NOT NULL, seconds REAL NOT NULL, made_at TEXT NOT NULL)"
+    )
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    create_adapters,
+    create_passages,
+    create_jobs,
+    create_conversations,
+    create_attach_times,
+)
 
 
 class Database:

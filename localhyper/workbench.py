@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, cast
 
+from localhyper.attach_times import AttachTimes
 from localhyper.bundle import BundleInfo, read_bundle
 from localhyper.config import Config
 from localhyper.engine import AdapterUse, BaseModelInfo, Engine, EngineConfig, Sampling
@@ -203,7 +204,15 @@ class Workbench:
         engine, hypernetwork = self.engine(progress), self.hypernetwork(progress)
         loaded = time.perf_counter() - loading
         result = attach_document(document, engine, hypernetwork, self.library, options, progress, cancel)
+        self._remember_time(result)
         return Attached(result, time.perf_counter() - started, loaded, notes=document.notes)
+
+    def _remember_time(self, result: AttachResult) -> None:
+        """So that the next attach can be told beforehand how long it takes."""
+        adapter = result.adapter
+        chunks, seconds = adapter.chunks - result.resumed_chunks, sum(result.timings.values())
+        times = AttachTimes(self.library.database)
+        times.record(adapter.base_fingerprint, adapter.hypernet_sha256, chunks, seconds)
 
     def uses(self, wanted: Sequence[str]) -> tuple[tuple[str, AdapterUse], ...]:
         """`NAME`, `NAME@SCALE` or a `.gguf` file each, as (name, use) in the same order.

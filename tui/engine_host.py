@@ -1,150 +1,56 @@
-"""One thread that owns the engine, fed by a queue and reporting with frozen events; knows nothing of textual.
+"""One thread that owns the models, fed by an inbox and reporting with frozen events; knows nothing of textual.
 
-    widgets ──ask, cancel, reload──▶ queue ──▶ engine thread ──post(HostEvent)──▶ app
+    widgets ──ask, plan, submit, load──▶ inbox ──▶ engine thread ──post(HostEvent)──▶ app
 
 A llama context is not thread-safe and cancelling a textual worker does not stop its thread, so exactly one thread
-ever touches the engine, and it alone says when work has stopped. The heavy imports happen in it, too.
+ever touches the models, and it alone says when work has stopped. The heavy imports happen in it, too. Documents are
+attached in the same thread (`job_turns`); a question that comes meanwhile is answered between two chunks.
 """
 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from localhyper.chat import ChatSession
-from localhyper.engine import AdapterUse, BaseModelInfo, ChatMessage, Engine, GenerationStats, Sampling
-from localhyper.errors import Cancelled, LocalHyperError
-from localhyper.progress import CancelToken, Progress, ProgressCallback
+from localhyper.config import Config
+from localhyper.engine import Engine
+from localhyper.errors import Cancelled
+from localhyper.jobs import Job, JobQueue, JobRequest
+from localhyper.progress import CancelToken
 
-EngineFactory = Callable[[ProgressCallback], Engine]
-"""Makes the engine, in the engine thread; reports a download or a load while it goes on."""
+from .host_events import (
+    AskRequest,
+    Failure,
+    HostEvent,
+    JobChanged,
+    Loaded,
+    LoadFailed,
+    LoadProgress,
+    LoadStarted,
+    Planned,
+    PlanRequest,
+    PostEvent,
+    ReplyDone,
+    ReplyFailed,
+    ReplyPiece,
+    ReplyStarted,
+)
+from .inbox import Inbox
+from .job_turns import JobTurns
+from .model_room import ModelRoom
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """An error as the app shows it.
-
-    Attributes:
-        message: One line: what happened.
-        hint: What the user can do; may be empty.
-        details: The traceback of an unexpected error; empty for a `LocalHyperError`.
-    """
-
-    message: str
-    hint: str = ""
-    details: str = ""
-
-    @property
-    def unexpected(self) -> bool:
-        """Whether this is a defect of the program and not a condition the user can meet."""
-        return bool(self.details)
-
-    @classmethod
-    def of(cls, error: BaseException) -> Failure:
-        """The failure that `error` stands for."""
-        if isinstance(error, LocalHyperError):
-            return cls(error.message, error.hint)
-        details = "".join(traceback.format_exception(error))
-        return cls(f"unexpected {type(error).__name__}: {error}".rstrip(": "), details=details)
-
-
-@dataclass(frozen=True)
-class AskRequest:
-    """One question with everything its answer depends on.
-
-    Attributes:
-        request_id: Names the request in every event about it.
-        messages: The whole conversation, the question last.
-        adapters: Exactly the adapters that answer.
-    """
-
-    request_id: int
-    messages: tuple[ChatMessage, ...]
-    sampling: Sampling
-    adapters: tuple[AdapterUse, ...] = ()
-
-
-@dataclass(frozen=True)
-class LoadStarted:
-    """The thread begins to load the model."""
-
-
-@dataclass(frozen=True)
-class LoadProgress:
-    """A report of the engine factory."""
-
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """The model is ready. `n_ctx` is the chat context in tokens."""
-
-    info: BaseModelInfo
-    n_ctx: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class LoadFailed:
-    """There is no model; the next question tries again."""
-
-    failure: Failure
-
-
-@dataclass(frozen=True)
-class ReplyStarted:
-    """The thread has begun this request: adapters are being set, then the prompt is read."""
-
-    request_id: int
-
-
-@dataclass(frozen=True)
-class ReplyPiece:
-    """More text of a reply."""
-
-    request_id: int
-    text: str
-
-
-@dataclass(frozen=True)
-class ReplyDone:
-    """A reply is over and the thread is free.
-
-    Attributes:
-        stats: What it cost; None if it was stopped before the first token.
-        forgotten: Messages at the beginning that the window had no room for.
-    """
-
-    request_id: int
-    stats: GenerationStats | None
-    forgotten: int = 0
-
-
-@dataclass(frozen=True)
-class ReplyFailed:
-    """A reply ended in an error and the thread is free."""
-
-    request_id: int
-    failure: Failure
-
-
-HostEvent = LoadStarted | LoadProgress | Loaded | LoadFailed | ReplyStarted | ReplyPiece | ReplyDone | ReplyFailed
-PostEvent = Callable[[HostEvent], object]
-
-
 class EngineHost(Protocol):
-    """Where the engine lives. A child process can take the thread's place without a change in the widgets."""
+    """Where the models live. A child process can take the thread's place without a change in the widgets."""
 
-    def start(self, post: PostEvent) -> None:
+    def start(self, post: PostEvent, config: Config) -> None:
         """Begin to load the model; every event goes to `post`, which must be thread-safe and quick."""
         ...
 
@@ -152,12 +58,32 @@ class EngineHost(Protocol):
         """Queue a question; a model that failed to load is tried again first."""
         ...
 
+    def plan(self, request: PlanRequest) -> None:
+        """Queue the question what attaching a document takes; `Planned` answers it."""
+        ...
+
     def cancel(self, request_id: int) -> None:
         """Stop a request. `ReplyDone` follows when it has truly stopped: at once if it was still waiting."""
         ...
 
-    def reload(self) -> None:
-        """Queue a fresh load of the model, which also tells what was downloaded or replaced since."""
+    def load(self, config: Config) -> None:
+        """Queue a load of the model that the settings name; a job under way goes on afterwards."""
+        ...
+
+    def submit(self, request: JobRequest, password: str = "") -> Job:
+        """Queue a document to attach; may wait for the database, so not to be called by widgets directly."""
+        ...
+
+    def pause_job(self, number: int) -> None:
+        """Stop a job so that it can go on; waits for the database like `submit`."""
+        ...
+
+    def cancel_job(self, number: int) -> None:
+        """Stop a job for good; waits for the database like `submit`."""
+        ...
+
+    def resume_job(self, number: int) -> None:
+        """Let a paused, failed or cancelled job go on; waits for the database like `submit`."""
         ...
 
     def close(self, timeout: float) -> bool:
@@ -181,44 +107,69 @@ class _Session(ChatSession):
         self._messages = list(request.messages[:-1])
 
 
-class _Reload:
-    """Queue entry: load the model (again)."""
+@dataclass(frozen=True)
+class _Load:
+    """Inbox entry: load the model that these settings name."""
+
+    config: Config
+
+
+class _WorkOff:
+    """Inbox entry: look for jobs."""
 
 
 class _Shutdown:
-    """Queue entry: free the engine and end the thread."""
+    """Inbox entry: free the models and end the thread."""
+
+
+_Entry = AskRequest | PlanRequest | _Load | _WorkOff | _Shutdown
 
 
 class ThreadEngineHost:
-    """`EngineHost` with one daemon thread of this process."""
+    """`EngineHost` with one daemon thread of this process.
 
-    def __init__(self, factory: EngineFactory) -> None:
-        self._factory = factory
-        self._jobs: queue.SimpleQueue[AskRequest | _Reload | _Shutdown] = queue.SimpleQueue()
+    Args:
+        room: The models; from `start` on they belong to the thread.
+        queue: Opens the job queue, in whichever thread needs it first.
+    """
+
+    def __init__(self, room: ModelRoom, queue: Callable[[], JobQueue]) -> None:
+        self._room = room
+        self._queue = queue
+        self._inbox: Inbox[_Entry] = Inbox()
         self._lock = threading.Lock()
         self._waiting: dict[int, _Waiting] = {}
         self._running: tuple[int, CancelToken] | None = None
         self._post: PostEvent = lambda event: None
         self._thread: threading.Thread | None = None
         self._engine: Engine | None = None
+        self._config = Config()
         self._failed_loads = 0
         self._load_failure = Failure("the model is not loaded")
         self._closing = False
+        self._turns = JobTurns(room, queue, self._say, self._serve)
 
-    def start(self, post: PostEvent) -> None:
+    def start(self, post: PostEvent, config: Config) -> None:
         """See `EngineHost.start`; a second call is harmless."""
         if self._thread is not None:
             return
         self._post = post
-        self._jobs.put(_Reload())
+        self._inbox.put(_Load(config))
         self._thread = threading.Thread(target=self._work, name="localhyper-engine", daemon=True)
         self._thread.start()
 
     def ask(self, request: AskRequest) -> None:
         """See `EngineHost.ask`."""
+        self._enter(request)
+
+    def plan(self, request: PlanRequest) -> None:
+        """See `EngineHost.plan`."""
+        self._enter(request)
+
+    def _enter(self, request: AskRequest | PlanRequest) -> None:
         with self._lock:
             self._waiting[request.request_id] = _Waiting(CancelToken(), self._failed_loads)
-        self._jobs.put(request)
+        self._inbox.put(request)
 
     def cancel(self, request_id: int) -> None:
         """See `EngineHost.cancel`."""
@@ -230,9 +181,40 @@ class ThreadEngineHost:
         if dropped is not None:
             self._post(ReplyDone(request_id, None))
 
-    def reload(self) -> None:
-        """See `EngineHost.reload`."""
-        self._jobs.put(_Reload())
+    def load(self, config: Config) -> None:
+        """See `EngineHost.load`."""
+        self._inbox.put(_Load(config))
+        self._turns.notice()
+
+    def submit(self, request: JobRequest, password: str = "") -> Job:
+        """See `EngineHost.submit`."""
+        job = self._queue().submit(request)
+        self._turns.remember_password(job.id, password)
+        return self._told(job.id)
+
+    def pause_job(self, number: int) -> None:
+        """See `EngineHost.pause_job`."""
+        self._queue().pause(number)
+        self._turns.interrupt(number)
+        self._told(number)
+
+    def cancel_job(self, number: int) -> None:
+        """See `EngineHost.cancel_job`."""
+        self._queue().cancel(number)
+        self._turns.interrupt(number)
+        self._told(number)
+
+    def resume_job(self, number: int) -> None:
+        """See `EngineHost.resume_job`."""
+        self._queue().resume(number)
+        self._told(number)
+
+    def _told(self, number: int) -> Job:
+        """Report a job as it is now and have the thread look for work."""
+        job = self._queue().get(number)
+        self._say(JobChanged(job))
+        self._inbox.put(_WorkOff())
+        return job
 
     def close(self, timeout: float) -> bool:
         """See `EngineHost.close`; may be called from any thread and more than once."""
@@ -243,58 +225,92 @@ class ThreadEngineHost:
                 self._running[1].cancel()
         if self._thread is None:
             return True
-        self._jobs.put(_Shutdown())
+        self._inbox.put_front(_Shutdown())
+        self._turns.leave()
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    # The thread's own
 
     def _work(self) -> None:
         """The thread's life."""
         while True:
-            job = self._jobs.get()
-            if isinstance(job, _Shutdown):
-                self._free()
-                return
-            if isinstance(job, AskRequest):
-                self._answer(job)
-            elif not self._closing:
-                self._load()
+            match self._inbox.get():
+                case _Shutdown():
+                    self._free()
+                    return
+                case _Load(config):
+                    self._load(config)
+                case AskRequest() | PlanRequest() as request:
+                    self._answer(request)
+                case _WorkOff():
+                    self._work_off()
 
-    def _load(self) -> None:
-        """Load the model and say how it went."""
-        self._free()
-        self._say(LoadStarted())
+    def _work_off(self) -> None:
+        """Attach what is queued, one document at a time; whatever else waits comes between two of them."""
+        if self._engine is None or self._closing:
+            return
+        if self._turns.run_next(self._config.base.name):
+            self._inbox.put(_WorkOff())
+
+    def _serve(self, wait: float) -> bool:
+        """Between two chunks of a job: answer what waits. False if the job has to make way."""
+        entry = self._inbox.get(wait)
+        while entry is not None:
+            if isinstance(entry, _Load | _Shutdown):
+                self._inbox.put_front(entry)
+                return False
+            if isinstance(entry, AskRequest | PlanRequest):
+                self._answer(entry)
+            entry = self._inbox.get(0)
+        return True
+
+    def _load(self, config: Config) -> None:
+        """Load a model and say how it went; one that cannot be loaded does not cost the one there is."""
+        if self._closing:
+            return
         began = time.monotonic()
         try:
-            engine = self._factory(lambda progress: self._say(LoadProgress(progress)))
-            loaded = Loaded(engine.info, engine.n_ctx, time.monotonic() - began)
+            self._room.check(config)
+            self._free()
+            self._say(LoadStarted())
+            engine = self._room.load(config, lambda progress: self._say(LoadProgress(progress)))
+            loaded = Loaded(engine.info, engine.n_ctx, time.monotonic() - began, config)
         except Exception as error:  # the app goes on whatever the loader met
+            self._config = config if self._engine is None else self._config
             self._load_failure = self._failure(error)
             self._failed_loads += 1
-            self._say(LoadFailed(self._load_failure))
+            self._say(LoadFailed(self._load_failure, kept=self._engine is not None))
+            self._inbox.put(_WorkOff())  # a job may have made way for this
             return
-        self._engine = engine
+        self._engine, self._config = engine, config
         self._say(loaded)
+        self._turns.recover()
+        self._inbox.put(_WorkOff())
 
-    def _answer(self, request: AskRequest) -> None:
+    def _answer(self, request: AskRequest | PlanRequest) -> None:
         """Answer one request, unless it was dropped while it waited."""
         with self._lock:
             waiting = self._waiting.get(request.request_id)
         if waiting is None:
             return
         if self._engine is None and waiting.failures_seen == self._failed_loads:
-            self._load()  # the request came after the failure, so the user wants another try
+            self._load(self._config)  # the request came after the failure, so the user wants another try
         with self._lock:  # taken as running only now: stopping a request during a load drops it at once
             waiting = self._waiting.pop(request.request_id, None)
             if waiting is None:
                 return
             self._running = (request.request_id, waiting.token)
-        event = self._outcome(request, waiting.token)
+        if isinstance(request, AskRequest):
+            event = self._outcome(request, waiting.token)
+        else:
+            event = self._planned(request, waiting.token)
         with self._lock:
             self._running = None
         self._say(event)
 
     def _outcome(self, request: AskRequest, token: CancelToken) -> HostEvent:
-        """Run one request to its end, whichever that is."""
+        """Run one question to its end, whichever that is."""
         if self._engine is None:
             return ReplyFailed(request.request_id, Failure(self._load_failure.message, self._load_failure.hint))
         try:
@@ -303,6 +319,14 @@ class ThreadEngineHost:
             return ReplyDone(request.request_id, None)
         except Exception as error:  # shown in a dialog; the app goes on
             return ReplyFailed(request.request_id, self._failure(error))
+
+    def _planned(self, request: PlanRequest, token: CancelToken) -> HostEvent:
+        if self._engine is None:
+            return Planned(request.request_id, failure=Failure(self._load_failure.message, self._load_failure.hint))
+        try:
+            return Planned(request.request_id, self._room.plan(request.document, request.name, request.rank, token))
+        except Exception as error:  # shown in the dialog that asked
+            return Planned(request.request_id, failure=self._failure(error))
 
     def _generate(self, engine: Engine, request: AskRequest, token: CancelToken) -> ReplyDone:
         """Stream one reply."""
@@ -323,7 +347,7 @@ class ThreadEngineHost:
         engine, self._engine = self._engine, None
         if engine is not None:
             try:
-                engine.close()
+                self._room.free()
             except Exception:  # nothing can be done about it any more
                 _log.exception("closing the engine failed")
 

@@ -1,62 +1,26 @@
-"""From settings to what the app needs: the real engine and the real library, heavy parts imported when called."""
+"""From settings to what the app needs: the real models and the real library, heavy parts imported when called."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from localhyper.config import Config
-from localhyper.engine import Engine, EngineConfig, Sampling
 from localhyper.paths import Paths
-from localhyper.progress import Progress, ProgressCallback
 
-from .adapter_source import AdapterRow
-from .engine_host import EngineFactory
+from .engine_host import ThreadEngineHost
+from .model_room import WorkbenchRoom
+from .remembered import Remembered
+from .services import Services
+from .store import Store
 
-
-def engine_factory(config: Config, paths: Paths) -> EngineFactory:
-    """Loads the base model that the settings name; looks for it anew each time, so a file fetched since is found."""
-
-    def load(report: ProgressCallback) -> Engine:
-        report(Progress("loading", 0, 0, Path(config.base.name).name))
-        from localhyper.llama_engine import LlamaEngine
-        from localhyper.registry import load_registry
-
-        path = load_registry(paths).find_base(config.base.name)
-        return LlamaEngine.load(path, EngineConfig(**dataclasses.asdict(config.engine)))
-
-    return load
+STATE_FILE = "tui.json"
 
 
-def sampling_of(config: Config) -> Sampling:
-    """The sampling that the settings ask for."""
-    return Sampling(**dataclasses.asdict(config.sampling))
-
-
-class LibraryAdapters:
-    """`AdapterSource` over the library on disk."""
-
-    def __init__(self, paths: Paths) -> None:
-        self._paths = paths
-
-    def list(self) -> Sequence[AdapterRow]:
-        """The library's adapters, as it orders them.
-
-        Raises:
-            LibraryError: The library is damaged or cannot be read.
-        """
-        from localhyper.database import Database
-        from localhyper.library import Library
-
-        library = Library(Database(self._paths.library_db), self._paths.adapters_dir)
-        return [
-            AdapterRow(
-                name=info.name,
-                path=info.path,
-                detail=f"{info.kind}, {info.tokens:,} tokens, rank {info.rank}",
-                base_fingerprint=info.base_fingerprint,
-                problem="" if info.usable else "its file is missing or damaged",
-            )
-            for info in library.list()
-        ]
+def services(config: Config, paths: Paths, attached: Mapping[str, float], log_path: Path | None) -> Services:
+    """Everything the app works with; opens nothing yet but the small file of the last run."""
+    store = Store(paths)
+    remembered = Remembered(paths.state_dir / STATE_FILE)
+    host = ThreadEngineHost(WorkbenchRoom(paths), lambda: store.jobs)
+    wanted = dict(attached) or dict(remembered.memory.attached)
+    return Services(host, store, store, remembered, config, wanted, log_path)

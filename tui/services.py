@@ -2,33 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localhyper.engine import Sampling
+from localhyper.config import Config
 
 from .adapter_source import AdapterSource
 from .engine_host import EngineHost
-
-LibraryFactory = Callable[[], AdapterSource]
-"""Makes the adapter source, in a worker thread."""
+from .remembered import Remembered
+from .store import Store
 
 
 @dataclass(frozen=True)
 class Services:
-    """Engine, library and settings of one run.
+    """Models, disk and settings of one run.
 
     Attributes:
-        library_factory: None = no adapter panel.
-        model_name: What the user calls the model; empty = the name in its file.
+        host: The engine thread.
+        store: Library, history, jobs, known models.
+        adapters: Lists adapters for the panel; the store is one.
+        remembered: What is kept between two runs.
+        config: The settings at the start.
         attached: Adapters that are on at the start: name to strength.
         log_path: Where the log is, for people.
     """
 
     host: EngineHost
-    library_factory: LibraryFactory | None = None
-    sampling: Sampling = field(default_factory=Sampling)
+    store: Store
+    adapters: AdapterSource
+    remembered: Remembered
+    config: Config = field(default_factory=Config)
     attached: Mapping[str, float] = field(default_factory=dict)
     log_path: Path | None = None
-    model_name: str = ""

@@ -17,6 +17,7 @@ class Document:
         sha256: Hex digest of the UTF-8 text (so the same words in another container are the same document).
         origin: Where it came from (path or `-`), for people.
         notes: What was left out and why (a page without text, say), for people.
+        pages: Pages of the file, or of a folder's files together; 0 where the format has none.
     """
 
     title: str
@@ -25,3 +26,4 @@ class Document:
     sha256: str
     origin: str = ""
     notes: tuple[str, ...] = ()
+    pages: int = 0

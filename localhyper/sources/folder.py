@@ -85,7 +85,8 @@ def folder_document(path: Path, result: FolderResult) -> Document:
     sections = (f"# {document.title}\n\n{_without_title(document)}" for document in result.documents)
     text = "\n\n".join(sections)
     title = path.resolve().name or str(path)
-    return Document(title, text, "folder", text_sha256(text), str(path), tuple(_notes(path, result)))
+    pages = sum(document.pages for document in result.documents)
+    return Document(title, text, "folder", text_sha256(text), str(path), tuple(_notes(path, result)), pages)
 
 
 def _without_title(document: Document) -> str:

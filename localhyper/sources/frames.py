@@ -33,7 +33,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the child found: a text, or an error when `message` is not empty."""
+    """What the child found: a text, or an error when `message` is not empty. `pages` 0 = the format has none."""
 
     title: str = ""
     text: str = ""
@@ -41,6 +41,7 @@ class Answer:
     notes: tuple[str, ...] = field(default=())
     message: str = ""
     hint: str = ""
+    pages: int = 0
 
 
 def pack(value: dict[str, Any]) -> bytes:
@@ -73,10 +74,10 @@ def parse_answer(data: bytes) -> Answer | None:
     try:
         value = json.loads(data[_LENGTH.size :])
         texts = [value[name] for name in ("title", "text", "kind", "message", "hint")]
-        notes = tuple(value["notes"])
+        notes, pages = tuple(value["notes"]), value.get("pages", 0)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
-    if not all(isinstance(item, str) for item in (*texts, *notes)):
+    if not all(isinstance(item, str) for item in (*texts, *notes)) or type(pages) is not int or pages < 0:
         return None
     title, text, kind, message, hint = texts
-    return Answer(title, text, kind, notes, message, hint)
+    return Answer(title, text, kind, notes, message, hint, pages)

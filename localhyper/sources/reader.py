@@ -72,8 +72,8 @@ def read_source(
     answer = run_reader(Request(name, limits, password), data, cancel)
     if name == STDIN:
         title = answer.title if answer.title != STDIN else "stdin"
-        return _document(title, answer.text, "stdin", STDIN, answer.notes)
-    return _document(answer.title, answer.text, answer.kind, str(origin), answer.notes)
+        return _document(title, answer.text, "stdin", STDIN, answer.notes, answer.pages)
+    return _document(answer.title, answer.text, answer.kind, str(origin), answer.notes, answer.pages)
 
 
 def read_text(text: str, title: str) -> Document:
@@ -88,9 +88,9 @@ def read_text(text: str, title: str) -> Document:
     return _document(clean_title(title) or title or "text", cleaned, "text", "", ())
 
 
-def _document(title: str, text: str, kind: str, origin: str, notes: tuple[str, ...]) -> Document:
+def _document(title: str, text: str, kind: str, origin: str, notes: tuple[str, ...], pages: int = 0) -> Document:
     """A document with the digest of its text."""
-    return Document(title, text, kind, text_sha256(text), origin, notes)
+    return Document(title, text, kind, text_sha256(text), origin, notes, pages)
 
 
 def text_sha256(text: str) -> str:

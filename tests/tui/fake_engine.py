@@ -23,21 +23,22 @@ from localhyper.engine import (
     TokenArray,
 )
 from localhyper.progress import CancelToken
+from tests.tiny_onnx import FINGERPRINT
 
 INFO = BaseModelInfo(
     name="Scripted-135M",
     path=Path("scripted.gguf"),
     architecture="llama",
-    block_count=30,
-    hidden_size=576,
-    ffn_size=1536,
+    block_count=4,  # these sizes and the fingerprint are those of the tests' tiny bundle, so it can be attached to
+    hidden_size=8,
+    ffn_size=12,
     head_count=9,
     head_count_kv=3,
     context_length=8192,
     vocab_size=49152,
     quantization="Q4_1",
     size_bytes=98_000_000,
-    fingerprint="base-one",
+    fingerprint=FINGERPRINT,
     parameter_count=134_515_008,
 )
 
@@ -51,6 +52,8 @@ class Script:
         gate: The engine waits for this before every piece after the first; None = never waits.
         stop_gate: Having seen the cancel, it waits for this before it says so (a slow native call).
         endless: The reply repeats until it is cancelled.
+        encode_gate: A chunk waits for this before it is encoded; None = never waits.
+        encode_error: Raised in place of a chunk.
     """
 
     replies: Sequence[str | Exception] = ("The notice period is **three months**.",)
@@ -59,6 +62,9 @@ class Script:
     endless: bool = False
     piece_seconds: float = 0.0
     set_adapters_error: Exception | None = None
+    encode_gate: threading.Event | None = None
+    encode_error: Exception | None = None
+    encode_seconds: float = 0.0
 
 
 @dataclass
@@ -69,6 +75,8 @@ class FakeEngine:
     asked: list[tuple[ChatMessage, ...]] = field(default_factory=list)
     samplings: list[Sampling] = field(default_factory=list)
     adapter_sets: list[tuple[AdapterUse, ...]] = field(default_factory=list)
+    encoded: list[tuple[int, ...]] = field(default_factory=list)
+    encoded_before: list[int] = field(default_factory=list)  # chunks encoded when each question came
     threads: set[str] = field(default_factory=set)
     closed: int = 0
     adapters: tuple[AdapterUse, ...] = ()
@@ -88,6 +96,7 @@ class FakeEngine:
         self.threads.add(threading.current_thread().name)
         self.asked.append(tuple(messages))
         self.samplings.append(sampling)
+        self.encoded_before.append(len(self.encoded))
         reply = self.script.replies[min(len(self.asked), len(self.script.replies)) - 1]
         if isinstance(reply, Exception):
             raise reply
@@ -141,7 +150,19 @@ class FakeEngine:
         return bytes(int(token) for token in ids).decode(errors="replace")
 
     def encode(self, ids: TokenArray, capture: CaptureSpec, *, cancel: CancelToken | None = None) -> Activations:
-        raise AssertionError("a chat encodes nothing")
+        self.threads.add(threading.current_thread().name)
+        gate = self.script.encode_gate
+        while gate is not None and not gate.wait(0.01) and not (cancel and cancel.cancelled):
+            pass
+        time.sleep(self.script.encode_seconds)
+        if cancel is not None:
+            cancel.check()
+        if self.script.encode_error is not None:
+            raise self.script.encode_error
+        self.encoded.append(tuple(int(token) for token in ids))
+        noise = np.random.default_rng(len(ids)).standard_normal
+        hidden = noise((len(capture.taps), len(ids), self.info.hidden_size)).astype(np.float32)
+        return Activations(hidden, noise((len(capture.ffn_blocks), len(ids), self.info.ffn_size)).astype(np.float32))
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         return "".join(f"{message.role}: {message.content}\n" for message in messages)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import pytest
+from textual import events
 from textual.widgets import Markdown, Static, TextArea
 from textual.widgets._footer import FooterKey
 
 from localhyper.errors import AdapterError, ContextError, LibraryError, ModelError
+from localhyper.jobs import JobRequest
 from localhyper.tui import transcript
-from localhyper.tui.adapter_panel import AdapterList, AdapterPanel
+from localhyper.tui.adapter_panel import AdapterList
 from localhyper.tui.error_dialog import ErrorDialog
-from localhyper.tui.transcript import TurnView
+from localhyper.tui.turn_view import TurnView
 from tests.tui.fake_engine import Script
 from tests.tui.flows import Bench, FakeSource, answered, ask, ready, until
 
@@ -37,7 +40,7 @@ async def test_reply_is_shown_whole_with_what_it_was_made_with() -> None:
     bench = Bench(Script(replies=(reply,)))
     async with bench.app.run_test() as pilot:
         await ready(pilot, bench)
-        assert bench.header.startswith("localhyper  Scripted-135M  Q4_1, 98 MB")
+        assert bench.header.startswith("localhyper  smollm2-135m-instruct  Q4_1, 98 MB")
         await ask(pilot, "is it so?")
         await until(pilot, lambda: bench.statuses[0].endswith("complete"))
         assert bench.statuses == ["no adapter, 10 tokens, 20.0 tok/s, first token 0.31 s, complete"]
@@ -162,10 +165,11 @@ async def test_unexpected_error_opens_a_dialog_with_copyable_details_and_the_app
         await ask(pilot, "hm")
         await until(pilot, lambda: isinstance(bench.app.screen, ErrorDialog))
         details = bench.app.screen.query_one("#details", TextArea).text
-        assert "Traceback" in details and "ZeroDivisionError" in details
+        assert "Traceback" not in details and "ZeroDivisionError" in details
         await pilot.click("#copy")
         await until(pilot, lambda: bench.copied)
         assert "localhyper.log" in bench.copied[0] and details in bench.copied[0]
+        assert "Traceback" in bench.copied[0]
         await pilot.press("escape")
         assert bench.statuses == ["! unexpected ZeroDivisionError: [red]boom"]
         await ask(pilot, "again")
@@ -180,8 +184,9 @@ async def test_regenerate_samples_if_nothing_changed_and_stays_greedy_under_new_
         await until(pilot, lambda: "complete" in bench.statuses[0])
         await pilot.press("ctrl+r")
         await until(pilot, lambda: len(bench.engine.asked) == 2 and "sampled at 0.7" in bench.statuses[0])
-        await pilot.press("ctrl+o", "space", "escape", "ctrl+r")
+        await pilot.press("f6", "space", "escape", "ctrl+r")
         await until(pilot, lambda: bench.statuses[0].startswith("lease-2025 @1.0, "))
+        await until(pilot, lambda: bench.statuses[0].endswith("complete"))
         assert len(bench.app.screen.query(TurnView)) == 1
     assert [sampling.temperature for sampling in bench.engine.samplings] == [0.0, 0.7, 0.0]
     assert all([message.content for message in messages] == ["q"] for messages in bench.engine.asked)
@@ -191,7 +196,7 @@ async def test_adapters_are_switched_and_weighed_and_act_on_the_next_question() 
     bench = Bench()
     async with bench.app.run_test(size=(120, 40)) as pilot:
         await ready(pilot, bench)
-        await pilot.press("ctrl+o", "space", "left", "left", "down", "enter", "right", "down", "space")
+        await pilot.press("f6", "space", "left", "left", "down", "enter", "right", "down", "space")
         await until(pilot, lambda: "cannot" not in bench.toasts and "[bold]old" in bench.toasts[-1])
         await pilot.press("escape")
         await ask(pilot, "q")
@@ -205,7 +210,7 @@ async def test_same_question_without_adapters_stands_beside_and_out_of_the_histo
     bench = Bench(Script(replies=("with", "without", "next")))
     async with bench.app.run_test(size=(120, 40)) as pilot:
         await ready(pilot, bench)
-        await pilot.press("ctrl+o", "space", "escape")
+        await pilot.press("f6", "space", "escape")
         await ask(pilot, "q")
         await until(pilot, lambda: "complete" in bench.statuses[0])
         await bench.app.screen.run_action("compare")
@@ -240,7 +245,7 @@ async def test_library_error_stands_in_the_panel_and_can_be_tried_again() -> Non
 def shown(bench: Bench) -> set[str]:
     """Which of panel and focus there is."""
     facts = {
-        "panel": bench.app.screen.query_one(AdapterPanel).display,
+        "panel": bench.app.screen.query_one("#side").display,
         "list focused": bench.app.screen.query_one(AdapterList).has_focus,
         "prompt focused": bench.prompt.has_focus,
     }
@@ -252,7 +257,7 @@ async def test_panel_is_hidden_on_narrow_screens_until_asked_for() -> None:
     async with bench.app.run_test(size=(80, 24)) as pilot:
         await ready(pilot, bench)
         assert "panel" not in shown(bench)
-        await pilot.press("ctrl+o")
+        await pilot.press("f6")
         assert shown(bench) == {"panel", "list focused"}
         await pilot.press("escape")
         assert shown(bench) == {"prompt focused"}
@@ -290,7 +295,9 @@ async def test_quitting_while_a_reply_streams_stops_and_frees_the_engine_in_its_
 
 
 async def test_keymap_moves_keys_and_the_footer_never_holds_more_than_six() -> None:
-    bench = Bench(Script(replies=("on ",), endless=True, piece_seconds=0.05), keymap={"chat.new": "ctrl+t"})
+    bench = Bench(
+        Script(replies=("on ",), endless=True, piece_seconds=0.05), keymap={"chat.new": "ctrl+t", "chat.attach": "f9"}
+    )
     async with bench.app.run_test(size=(120, 40)) as pilot:
         await ready(pilot, bench)
         await ask(pilot, "q")
@@ -298,6 +305,7 @@ async def test_keymap_moves_keys_and_the_footer_never_holds_more_than_six() -> N
         await until(pilot, lambda: len(bench.app.screen.query(FooterKey)) == 6)
         await pilot.press("ctrl+n")
         assert bench.statuses
+        assert "f9 attach a document   f6 adapters and chats" in bench.empty_text
         await pilot.press("ctrl+t")
         await until(pilot, lambda: not bench.statuses)
 
@@ -365,3 +373,39 @@ async def test_every_theme_knows_all_our_colours_and_an_unknown_one_is_told() ->
             bench.app.theme = theme
             await pilot.pause()
         assert bench.app.is_running
+
+
+async def test_what_a_model_a_file_or_a_clipboard_says_cannot_steer_the_terminal(home: Path) -> None:
+    hostile = "bad \x1b[31mred\x1b]0;title\x07 \x9b2J \u202eevil `co\x1b[2Jde`\n\n```\nfence \x1b[2J\n```"
+    bench = Bench(Script(replies=(hostile,)), source=None)
+    folder = home / "docs"
+    folder.mkdir()
+    (folder / "na\x1b[31mme [bold].txt").write_text("x", encoding="utf-8")
+    bench.store.jobs.submit(JobRequest(source=str(next(folder.iterdir())), base="not-loaded"))
+    bench.app.services.remembered.update(source_folder=str(folder))
+    seen: list[str] = []
+
+    def look() -> str:
+        seen.append("".join(strip.text for strip in bench.app.screen._compositor.render_strips()))
+        return seen[-1]
+
+    async with bench.app.run_test(size=(120, 40)) as pilot:
+        await ready(pilot, bench)
+        bench.app.post_message(events.Paste("quest\x1b[2Jion"))
+        await until(pilot, lambda: "ion" in bench.prompt.text)
+        look()
+        await pilot.press("enter")
+        await answered(pilot, bench, 1)
+        look()
+        await pilot.press("f4")
+        await until(pilot, lambda: len(bench.app.screen_stack) == 2)
+        look()
+        await pilot.press("escape", "ctrl+o", "ctrl+o")
+        await until(pilot, lambda: len(bench.app.screen_stack) == 3)
+        await until(pilot, lambda: "me [bold].txt" in look())
+        assert "na�[31mme [bold].txt" in seen[-1]
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: len(bench.app.screen_stack) == 2)
+        await until(pilot, lambda: "na�[31mme [bold].txt" in look())
+    steering = {letter for text in seen for letter in text if letter in "\x07\x1b\x9b\u202e"}
+    assert not steering

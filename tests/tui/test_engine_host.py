@@ -7,10 +7,13 @@ import threading
 
 import pytest
 
+from localhyper.config import Config
 from localhyper.engine import ChatMessage, Sampling
 from localhyper.errors import ModelError
+from localhyper.paths import get_paths
 from localhyper.progress import Progress, ProgressCallback
-from localhyper.tui.engine_host import (
+from localhyper.tui.engine_host import ThreadEngineHost
+from localhyper.tui.host_events import (
     AskRequest,
     HostEvent,
     Loaded,
@@ -21,9 +24,10 @@ from localhyper.tui.engine_host import (
     ReplyFailed,
     ReplyPiece,
     ReplyStarted,
-    ThreadEngineHost,
 )
+from localhyper.tui.store import Store
 from tests.tui.fake_engine import FakeEngine, Script
+from tests.tui.scripted_room import ScriptedRoom
 
 
 def request(number: int) -> AskRequest:
@@ -37,11 +41,14 @@ class Watched:
         self.engine = FakeEngine(script or Script(replies=("four letters",)))
         self.errors = errors or []
         self.events: queue.Queue[HostEvent] = queue.Queue()
-        self.host = ThreadEngineHost(self._load)
-        self.host.start(self.events.put)
+        paths = get_paths().create()
+        self.store = Store(paths)
+        self.room = ScriptedRoom(paths, self._load)
+        self.host = ThreadEngineHost(self.room, lambda: self.store.jobs)
+        self.host.start(self.events.put, Config())
 
-    def _load(self, report: ProgressCallback) -> FakeEngine:
-        report(Progress("loading", 1, 2, "a model"))
+    def _load(self, config: Config, report: ProgressCallback) -> FakeEngine:
+        report(Progress("load", 1, 2, "a model"))
         if self.errors:
             raise self.errors.pop(0)
         return self.engine
@@ -116,7 +123,11 @@ def test_known_errors_carry_their_hint_and_others_their_traceback() -> None:
     watched.host.ask(request(1))
     defect = watched.until(ReplyFailed)[-1]
     assert isinstance(defect, ReplyFailed) and defect.failure.unexpected
-    assert "Traceback" in defect.failure.details and "KeyError" in defect.failure.message
+    assert (
+        "Traceback" in defect.failure.traceback
+        and "Traceback" not in defect.failure.details
+        and "KeyError" in defect.failure.message
+    )
     watched.host.ask(request(2))
     watched.until(ReplyDone)
     watched.host.close(10)
@@ -125,7 +136,7 @@ def test_known_errors_carry_their_hint_and_others_their_traceback() -> None:
 def test_reload_frees_the_old_engine_first() -> None:
     watched = Watched()
     watched.until(Loaded)
-    watched.host.reload()
+    watched.host.load(Config())
     watched.until(Loaded)
     assert watched.engine.closed == 1
     watched.host.close(10)
@@ -144,13 +155,18 @@ def test_close_says_so_when_the_thread_does_not_come_back_and_works_a_second_tim
 
 
 def test_close_before_start_and_a_post_to_an_app_that_has_gone_are_harmless() -> None:
-    assert ThreadEngineHost(lambda report: FakeEngine()).close(1)
+    store = Store(get_paths().create())
+    engine = FakeEngine()
+
+    def host() -> ThreadEngineHost:
+        return ThreadEngineHost(ScriptedRoom(store.paths, lambda config, report: engine), lambda: store.jobs)
+
+    assert host().close(1)
 
     def gone(event: HostEvent) -> None:
         raise RuntimeError("event loop is closed")
 
-    engine = FakeEngine()
-    host = ThreadEngineHost(lambda report: engine)
-    host.start(gone)
-    host.ask(request(1))
-    assert host.close(10)
+    started = host()
+    started.start(gone, Config())
+    started.ask(request(1))
+    assert started.close(10)

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from localhyper.config import Config
-from localhyper.engine import AdapterUse, EngineConfig, GenerationStats
+from localhyper.engine import AdapterUse, GenerationStats
 from localhyper.errors import LibraryError, LocalHyperError
 from localhyper.paths import get_paths
-from localhyper.progress import Progress
-from localhyper.tui import launch
 from localhyper.tui.clipboard import clipboard_commands, copy_with_program
 from localhyper.tui.conversation import AttachedAdapter, Conversation, Turn, status_of
-from localhyper.tui.header import size_text
+from localhyper.tui.model_room import WorkbenchRoom
+from localhyper.tui.store import Store
+from localhyper.tui.words import size_text
 
 
 def test_no_clipboard_program_is_tried_over_ssh() -> None:
@@ -69,30 +69,23 @@ def test_history_leaves_out_failed_empty_and_repeated_turns() -> None:
 
 
 def test_sizes_for_people() -> None:
-    assert (size_text(98_000_000), size_text(1_440_000_000)) == ("98 MB", "1.4 GB")
-
-
-def test_settings_reach_engine_and_sampling_field_by_field() -> None:
-    assert launch.sampling_of(Config()).max_tokens == Config().sampling.max_tokens
-    assert {*EngineConfig.__dataclass_fields__} >= {*Config().engine.__dataclass_fields__}
+    assert [size_text(size) for size in (950, 98_000_000, 1_440_000_000)] == ["1 kB", "98 MB", "1.4 GB"]
 
 
 def test_missing_model_is_a_known_error_with_a_hint(tmp_path: Path) -> None:
     config = Config(base=type(Config().base)(name=str(tmp_path / "none.gguf")))
-    told: list[Progress] = []
     with pytest.raises(LocalHyperError) as caught:
-        launch.engine_factory(config, get_paths(tmp_path))(told.append)
+        WorkbenchRoom(get_paths(tmp_path)).check(config)
     assert "none.gguf" in caught.value.message and caught.value.hint
-    assert told[0].item == "none.gguf"
 
 
 def test_empty_and_damaged_library(tmp_path: Path) -> None:
     paths = get_paths(tmp_path).create()
-    assert list(launch.LibraryAdapters(paths).list()) == []
+    assert list(Store(paths).list()) == []
     paths.library_db.unlink()
     paths.library_db.write_bytes(b"not a database" * 100)
     with pytest.raises(LibraryError):
-        launch.LibraryAdapters(paths).list()
+        Store(paths).list()
 
 
 def test_importing_the_app_brings_nothing_native() -> None:

@@ -20,7 +20,12 @@ import pty
 import struct
 import termios
 
+from localhyper.paths import get_paths
+from localhyper.tui.store import Store
+from tests.conftest import REPOSITORY
+
 WAIT_SECONDS = 90.0
+SAMPLE = REPOSITORY / "localhyper" / "samples" / "harbour-office.txt"
 PROGRAM = (
     "import sys; from localhyper.config import Config; from localhyper.tui.app import run; sys.exit(run(Config()))"
 )
@@ -120,3 +125,39 @@ def test_quitting_in_the_middle_of_a_reply_is_clean(terminal: Terminal) -> None:
     terminal.send(b"\x11")
     assert terminal.exit_code() == 0
     assert b"Traceback" not in terminal.seen
+
+
+@pytest.mark.native
+@pytest.mark.slow
+def test_document_is_attached_and_asked_about_while_frames_go_on(terminal: Terminal, home_with_model: Path) -> None:
+    terminal.until(lambda: b"Q4_1" in terminal.seen)
+    terminal.send(b"\x0f")  # ctrl+o
+    terminal.until(lambda: b"Make and attach" in terminal.seen)
+    terminal.send(str(SAMPLE).encode())
+    terminal.until(lambda: b"chunks of up to 256" in terminal.seen)
+    before = terminal.frames
+    terminal.send(b"\r")
+    terminal.until(lambda: b"is made and answers" in terminal.seen)
+    assert terminal.frames - before > 5, "the screen stood still while the document was attached"
+    before = terminal.frames
+    terminal.send(b"What is the code of the storage room?\r")
+    terminal.until(lambda: b"first token" in terminal.seen)
+    assert terminal.frames - before > 5, "the screen stood still while the question was answered"
+    assert b"harbour-office @1.0" in terminal.seen
+    assert b"llama_" not in terminal.seen and b"ggml" not in terminal.seen, "native lines were painted over the screen"
+    terminal.send(b"\x11")
+    assert terminal.exit_code() == 0
+    store = Store(get_paths(home_with_model))
+    assert [info.name for info in store.library.list()] == ["harbour-office"]
+    assert [use.name for use in store.history.turns(1)[0].adapters] == ["harbour-office"]
+    assert store.history.turns(1)[0].stats is not None
+
+
+@pytest.mark.native
+def test_a_closed_terminal_loses_no_question(terminal: Terminal, home_with_model: Path) -> None:
+    terminal.until(lambda: b"Q4_1" in terminal.seen)
+    terminal.send(b"Write a very long story about the sea.\r")
+    terminal.until(lambda: b"writing" in terminal.seen)
+    os.kill(terminal.pid, signal.SIGKILL)
+    terminal.exit_code()
+    assert Store(get_paths(home_with_model)).history.turns(1)[0].question == "Write a very long story about the sea."

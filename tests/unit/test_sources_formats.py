@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import datetime
 import io
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from localhyper.errors import SourceError
+from localhyper.sources import read_any
 from localhyper.sources.formats import extract
 from localhyper.sources.frames import Answer, Request
 from localhyper.sources.limits import ReadLimits
@@ -249,6 +251,15 @@ def test_pdf_prose_is_unwrapped_and_dehyphenated() -> None:
     assert "until the end of the seventeenth century, when the well-known storm of that year filled it" in found.text
     assert "the lights of a well-known inn." in found.text
     assert "\n" not in found.text
+
+
+def test_pages_are_counted_in_a_file_and_in_a_folder(tmp_path: Path) -> None:
+    page = pdf_text([(72, 700, "This page has some words on it.")])
+    for name, count in (("a.pdf", 2), ("b.pdf", 3)):
+        (tmp_path / name).write_bytes(pdf_bytes([page] * count))
+    (tmp_path / "c.txt").write_text("some more words", encoding="utf-8")
+    assert [read_any(tmp_path / name).pages for name in ("a.pdf", "b.pdf", "c.txt")] == [2, 3, 0]
+    assert read_any(tmp_path).pages == 5
 
 
 def test_pdf_paragraphs_and_pages_are_apart() -> None:

@@ -157,13 +157,20 @@ def test_importing_sources_brings_no_reader_library() -> None:
 def test_frames_carry_any_text() -> None:
     request = Request("näme \u2028.pdf", ReadLimits(seconds=1.5), "pässword")
     assert read_request(io.BytesIO(pack_request(request) + b"file")) == request
-    answer = Answer("t", "text \U0001f642 \x00", "txt", ("note",))
+    answer = Answer("t", "text \U0001f642 \x00", "txt", ("note",), pages=3)
     frame = pack_answer(answer)
     assert parse_answer(frame) == answer
     assert parse_answer(frame[:-1]) is None
     assert parse_answer(frame + b" ") is None
     assert parse_answer(b"") is None
     assert parse_answer(pack_answer(answer).replace(b'"txt"', b"12345")) is None
+    for pages in (b"-1", b"true", b"1.5", b'"3"'):
+        assert parse_answer(_with_pages(answer, pages)) is None
+
+
+def _with_pages(answer: Answer, pages: bytes) -> bytes:
+    body = pack_answer(answer)[8:].replace(b'"pages": 3', b'"pages": ' + pages)
+    return len(body).to_bytes(8, "little") + body
 
 
 EXPECTED = {

@@ -51,4 +51,4 @@ def extract(data: bytes, job: Request) -> Answer:
             f"{job.name}: has no text in it", found.empty_hint or "nothing can be learned from it as it is"
         )
     title = clean_title(found.title) or PurePath(job.name).stem or job.name
-    return Answer(title=title, text=text, kind=kind, notes=found.notes)
+    return Answer(title=title, text=text, kind=kind, notes=found.notes, pages=found.pages)

@@ -35,7 +35,7 @@ def read(data: bytes, job: Request) -> Extracted:
     if attached := pdfium.FPDFDoc_GetAttachmentCount(document.raw):
         notes.append(f"attached files left out: {attached}")
     title = document.get_metadata_dict(skip_empty=True).get("Title", "")
-    return Extracted("\n\n".join(text for text in texts if text), title, tuple(notes))
+    return Extracted("\n\n".join(text for text in texts if text), title, tuple(notes), pages=len(document))
 
 
 def _open(data: bytes, job: Request) -> pypdfium2.PdfDocument:

@@ -28,7 +28,8 @@ def read(data: bytes, job: Request) -> Extracted:
             slides.append(text)
         else:
             notes.append(f"slide {number} has no text")
-    return Extracted("\n\n".join(slides), deck.core_properties.title or "", tuple(notes))
+    count = len(slides) + len(notes)
+    return Extracted("\n\n".join(slides), deck.core_properties.title or "", tuple(notes), pages=count)
 
 
 def _slide(slide: Any, number: int) -> Iterator[str]:

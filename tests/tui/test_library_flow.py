@@ -1,0 +1,224 @@
+"""The library screen, driven by keys over a real library: sort, search, rename, delete with undo, details, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from textual.pilot import Pilot
+from textual.widgets import Button, Checkbox, DataTable, Input, Static
+
+from localhyper.library import AdapterInfo, Passage
+from localhyper.tui.export_dialog import ExportDialog
+from localhyper.tui.facts import facts_text
+from localhyper.tui.library_screen import LibraryScreen
+from localhyper.tui.store import Store
+from localhyper.tui.text_dialog import TextDialog
+from tests.tui.fake_engine import INFO
+from tests.tui.flows import Bench, ready, until
+
+WIDE = (120, 40)
+
+
+def put(store: Store, name: str, text: Sequence[str] = ("some words",), **changes: object) -> AdapterInfo:
+    """Store an adapter with a small real file; `text` is its source, a passage each."""
+    library = store.library
+    key = (name.encode().hex() + "0" * 64)[:64]
+    path = library.file_for(name, key)
+    path.write_bytes(b"gguf" * 500)
+    info = AdapterInfo(
+        name, path, key, f"The {name} [b]title", "txt", f"/docs/{name}.txt", "d" * 64, INFO.name, INFO.fingerprint,
+        "tiny", "e" * 64, 16, 0.987, 1234, 6, 2000, "2026-01-02T03:04:05+00:00", ("page 3 has no text",),
+    )  # fmt: skip
+    return library.add(replace(info, **changes), passages(text))  # type: ignore[arg-type]
+
+
+def passages(text: Sequence[str]) -> list[Passage]:
+    """One chunk each, one after the other."""
+    starts = [sum(map(len, text[:number])) for number in range(len(text))]
+    return [
+        Passage(n, words, start, start + len(words)) for n, (words, start) in enumerate(zip(text, starts, strict=True))
+    ]
+
+
+def three(bench: Bench) -> None:
+    put(bench.store, "lease", tokens=10, made_at="2026-01-01T00:00:00+00:00")
+    put(bench.store, "notes", tokens=999, kind="folder", made_at="2026-03-01T00:00:00+00:00")
+    put(bench.store, "old", tokens=500, base_fingerprint="cd" * 32, base_name="other-base")
+
+
+def told_in(bench: Bench, words: str) -> Callable[[], bool]:
+    return lambda: any(words in toast for toast in bench.toasts)
+
+
+async def open_library(pilot: Pilot[None], bench: Bench) -> LibraryScreen:
+    await ready(pilot, bench)
+    await pilot.press("f3")
+    await until(pilot, lambda: isinstance(bench.app.screen, LibraryScreen) and bench.app.screen._all)
+    screen = bench.app.screen
+    assert isinstance(screen, LibraryScreen)
+    return screen
+
+
+def names(screen: LibraryScreen) -> list[str]:
+    """The first column, without marks."""
+    table = screen.query_one(DataTable)
+    return [str(table.get_row_at(row)[0])[2:] for row in range(table.row_count)]
+
+
+async def test_columns_sort_by_key_and_by_click() -> None:
+    bench = Bench(source=None)
+    three(bench)
+    async with bench.app.run_test(size=WIDE) as pilot:
+        screen = await open_library(pilot, bench)
+        assert names(screen) == ["notes", "old", "lease"], "the newest first"
+        await pilot.press("s")
+        assert names(screen) == ["lease", "notes", "old"]
+        await pilot.press("s", "s")
+        assert names(screen) == ["notes", "old", "lease"], "by tokens"
+        await pilot.press("v")
+        assert names(screen) == ["lease", "old", "notes"]
+        await pilot.click(DataTable, offset=(3, 0))
+        await until(pilot, lambda: names(screen) == ["lease", "notes", "old"])
+
+
+async def test_search_filters_and_escape_takes_it_back() -> None:
+    bench = Bench(source=None)
+    three(bench)
+    async with bench.app.run_test(size=WIDE) as pilot:
+        screen = await open_library(pilot, bench)
+        await pilot.press("slash", *"OTHER")
+        await until(pilot, lambda: names(screen) == ["old"])
+        await pilot.press(*"zz")
+        await until(pilot, lambda: "No adapter has these letters" in str(screen.query_one("#none", Static).content))
+        await pilot.press("escape")
+        await until(pilot, lambda: len(names(screen)) == 3)
+        await pilot.press("escape")
+        await until(pilot, lambda: bench.app.current_mode == "chat")
+
+
+async def test_details_tell_all_and_which_base_it_fits() -> None:
+    bench = Bench(source=None)
+    three(bench)
+    async with bench.app.run_test(size=WIDE) as pilot:
+        await open_library(pilot, bench)
+        await pilot.press("c")
+        await until(pilot, lambda: bench.copied)
+        told = bench.copied[0]
+        for words in ("The notes [b]title", "/docs/notes.txt", "d" * 64, "999 in 6 chunks", "16, 98.70% of the", "tiny",
+                      "page 3 has no text", "● Scripted-135M"):  # fmt: skip
+            assert words in told
+        await pilot.press("down", "c")
+        await until(pilot, lambda: len(bench.copied) == 2)
+        assert "other-base (not here)" in bench.copied[1]
+
+
+async def test_rename_takes_only_good_and_free_names_and_keeps_it_attached() -> None:
+    bench = Bench(source=None)
+    three(bench)
+    async with bench.app.run_test(size=WIDE) as pilot:
+        screen = await open_library(pilot, bench)
+        await pilot.press("space")
+        await until(pilot, lambda: [adapter.name for adapter in bench.app.chat.attached()] == ["notes"])
+        for wrong, told in (("../evil", "cannot be an adapter's name"), ("lease", "already")):
+            await pilot.press("r")
+            await until(pilot, lambda: isinstance(bench.app.screen, TextDialog))
+            bench.app.screen.query_one(Input).value = wrong
+            await pilot.press("enter")
+            await until(pilot, told_in(bench, told))
+        await pilot.press("r")
+        await until(pilot, lambda: isinstance(bench.app.screen, TextDialog))
+        await pilot.press(*"2", "enter")
+        await until(pilot, lambda: "2" in names(screen) or "notes2" in names(screen))
+        await until(pilot, lambda: [adapter.name for adapter in bench.app.chat.attached()] in (["2"], ["notes2"]))
+
+
+async def test_delete_is_undone_from_the_list_and_from_the_trash() -> None:
+    bench = Bench(source=None)
+    three(bench)
+    async with bench.app.run_test(size=WIDE) as pilot:
+        screen = await open_library(pilot, bench)
+        await pilot.press("delete")
+        await until(pilot, lambda: names(screen) == ["old", "lease"])
+        assert any("u brings it back" in toast for toast in bench.toasts)
+        await pilot.press("u")
+        await until(pilot, lambda: len(names(screen)) == 3)
+        await pilot.press("delete")
+        await until(pilot, lambda: len(names(screen)) == 2)
+        await pilot.press("t")
+        await until(pilot, lambda: len(names(screen)) == 1 and "in the trash" in summary(screen))
+        await pilot.press("u")
+        await until(pilot, lambda: "The trash is empty" in str(screen.query_one("#none", Static).content))
+        await pilot.press("u")
+        await until(pilot, lambda: any("the trash is empty" in toast for toast in bench.toasts))
+        await pilot.press("escape")
+        await until(pilot, lambda: len(names(screen)) == 3)
+
+
+def summary(screen: LibraryScreen) -> str:
+    return str(screen.query_one("#summary", Static).content)
+
+
+async def test_export_gives_the_file_and_the_ready_command(tmp_path: Path) -> None:
+    bench = Bench(source=None)
+    three(bench)
+    target = tmp_path / "new folder" / "notes.gguf"
+    async with bench.app.run_test(size=WIDE) as pilot:
+        await open_library(pilot, bench)
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(bench.app.screen, ExportDialog))
+        dialog = bench.app.screen
+
+        def told() -> str:
+            return str(dialog.query_one("#result", Static).content)
+
+        dialog.query_one("#to", Input).value = str(target)
+        dialog.query_one("#to").focus()
+        await pilot.press("enter")
+        await until(pilot, lambda: target.exists() and "llama-server" in told())
+        assert target.read_bytes() == b"gguf" * 500
+        await until(pilot, lambda: not dialog.query_one("#copy", Button).disabled)
+        dialog.query_one("#copy", Button).press()
+        await until(pilot, lambda: bench.copied)
+        assert bench.copied == [f"llama-server -m {INFO.name}.gguf --lora '{target}'"]
+        dialog.query_one("#export", Button).press()
+        await until(pilot, lambda: "exists already" in told() and "tick the box" in told())
+        dialog.query_one(Checkbox).value = True
+        dialog.query_one("#export", Button).press()
+        await until(pilot, lambda: "✓ Written" in told())
+
+
+async def test_empty_and_damaged_libraries_say_what_to_do() -> None:
+    bench = Bench(source=None)
+    async with bench.app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, bench)
+        await pilot.press("f3")
+        await until(pilot, lambda: "No adapters yet" in none_text(bench))
+        bench.store.database.path.write_bytes(b"not a database" * 100)
+        for side in ("-wal", "-shm"):
+            bench.store.database.path.with_name(bench.store.database.path.name + side).unlink(missing_ok=True)
+        bench.app.state.library_changed.publish("")
+        await until(pilot, lambda: "is damaged" in none_text(bench) and "move" in none_text(bench))
+        await pilot.press("escape")
+        await until(pilot, lambda: bench.app.current_mode == "chat")
+
+
+def none_text(bench: Bench) -> str:
+    return str(bench.app.screen.query_one("#none", Static).content)
+
+
+async def test_adapters_are_deleted_and_brought_back_beside_the_chat() -> None:
+    bench = Bench(source=None)
+    three(bench)
+    async with bench.app.run_test(size=WIDE) as pilot:
+        await ready(pilot, bench)
+        await pilot.press("f6", "space", "delete")
+        await until(pilot, lambda: len(bench.store.library.list()) == 2)
+        await until(pilot, lambda: "Deleted old" in "".join(bench.toasts))
+        await pilot.press("u")
+        await until(pilot, lambda: len(bench.store.library.list()) == 3)
+
+
+def test_facts_are_copied_as_lines() -> None:
+    assert facts_text([("name", "x"), ("left out", "y")]) == "name         x\nleft out     y\n"

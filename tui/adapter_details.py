@@ -1,0 +1,25 @@
+"""All that is known of one adapter, as text. Knows no widget."""
+
+from __future__ import annotations
+
+from localhyper.library import AdapterInfo
+
+from .words import day_text, home_text, plain, size_text
+
+
+def details(info: AdapterInfo, fits: str) -> list[tuple[str, str]]:
+    """Labels and values."""
+    return [
+        ("name", plain(info.name)),
+        ("source", f"{plain(info.title)} ({plain(info.kind)})"),
+        ("from", plain(home_text(info.origin)) if info.origin else "a text"),
+        ("text sha256", plain(info.document_sha256)),
+        ("tokens", f"{info.tokens:,} in {info.chunks:,} chunk{'s' if info.chunks != 1 else ''}"),
+        ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept"),
+        ("fits", fits),
+        ("base", f"{plain(info.base_name)} ({info.base_fingerprint[:16]}…)"),
+        ("hypernetwork", f"{plain(info.hypernet_name)} ({info.hypernet_sha256[:16]}…)"),
+        ("made", day_text(info.made_at)),
+        ("file", f"{plain(home_text(info.path))}, {size_text(info.size_bytes)}" + ("" if info.usable else ": MISSING")),
+        *(("left out", plain(note)) for note in info.notes),
+    ]

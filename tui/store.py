@@ -1,0 +1,217 @@
+"""What the screens ask of the disk: library, history, jobs, known models. Opened when first needed, in a worker thread.
+
+Each call is a transaction of its own, so any thread may call; every one of them may wait for another process.
+"""
+
+from __future__ import annotations
+
+import shlex
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from localhyper.config import Config
+from localhyper.database import Database
+from localhyper.errors import LocalHyperError
+from localhyper.history import History
+from localhyper.jobs import JobQueue, JobRequest
+from localhyper.library import AdapterInfo, Library, Passage
+from localhyper.paths import Paths
+from localhyper.progress import CancelToken, ProgressCallback
+from localhyper.registry import BaseModelSpec, HypernetworkSpec, ModelStatus, Registry, load_registry
+from localhyper.sources.document import Document
+from localhyper.workbench import Workbench
+
+from .adapter_source import AdapterRow
+
+QUOTES = 8
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A passage with the document it stands in."""
+
+    adapter: AdapterInfo
+    passage: Passage
+
+    @property
+    def place(self) -> str:
+        """Where it stands, for people."""
+        chunk = f"chunk {self.passage.chunk + 1} of {self.adapter.chunks}"
+        return f"{chunk}, characters {self.passage.start:,} to {self.passage.end:,}"
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A base model as the Models screen lists it.
+
+    Attributes:
+        status: Where its file is.
+        needs: Bytes of memory it takes with its window; 0 = not known before it is here.
+        free: Bytes of memory there are; 0 = the system does not tell.
+        facts: What its header says, for people.
+        hypernetworks: Those for it, here or to fetch.
+        problem: Why its file cannot be used; empty = it can, or is not here.
+    """
+
+    status: ModelStatus
+    needs: int = 0
+    free: int = 0
+    facts: str = ""
+    fingerprint: str = ""
+    hypernetworks: tuple[ModelStatus, ...] = ()
+    problem: str = ""
+
+
+class Store:
+    """Everything on disk that the app shows or changes, under one set of paths."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+        self._lock = threading.Lock()
+        self._database: Database | None = None
+
+    @property
+    def database(self) -> Database:
+        """The library's database, opened (and brought up to date) at the first call.
+
+        Raises:
+            LibraryError: It is damaged or cannot be written.
+        """
+        with self._lock:
+            if self._database is None or not self.paths.library_db.exists():
+                self._database = Database(self.paths.library_db)
+            return self._database
+
+    @property
+    def library(self) -> Library:
+        """Adapters and the text they came from."""
+        return Library(self.database, self.paths.adapters_dir)
+
+    @property
+    def history(self) -> History:
+        """Conversations."""
+        return History(self.database)
+
+    @property
+    def jobs(self) -> JobQueue:
+        """Documents to attach."""
+        return JobQueue(self.database)
+
+    @property
+    def registry(self) -> Registry:
+        """Known models, looked up anew: a file may have come since."""
+        return load_registry(self.paths)
+
+    def list(self) -> Sequence[AdapterRow]:
+        """The library's adapters as the panel shows them (see `AdapterSource`)."""
+        return [
+            AdapterRow(
+                name=info.name,
+                path=info.path,
+                detail=f"{info.kind}, {info.tokens:,} tokens, rank {info.rank}",
+                base_fingerprint=info.base_fingerprint,
+                problem="" if info.usable else "its file is missing or damaged",
+            )
+            for info in self.library.list()
+        ]
+
+    def read(
+        self, request: JobRequest, config: Config, password: str, report: ProgressCallback, cancel: CancelToken
+    ) -> Document:
+        """The document of a request; in a child process, no model is touched."""
+        return Workbench(self.paths, config).read(request, password=password, progress=report, cancel=cancel)
+
+    def kinds(self, base: str) -> dict[str, str]:
+        """What can be made into adapters for this base model: kind → hypernetwork; only those on this machine."""
+        registry = self.registry
+        found = {}
+        for kind in ("document", "task", "image"):
+            try:
+                found[kind] = registry.find_hypernetwork(base, kind).stem
+            except LocalHyperError:
+                continue
+        return found
+
+    def quotes(self, text: str, names: Sequence[str], limit: int = QUOTES) -> tuple[Quote, ...]:
+        """The passages of these adapters' documents that share most with a text, the best first."""
+        library = self.library
+        wanted = {name.casefold() for name in names}
+        adapters = {info.id: info for info in library.list() if info.name.casefold() in wanted}
+        found = library.search_passages(text, tuple(adapters), limit)
+        return tuple(Quote(adapters[passage.adapter_id], passage) for passage in found)
+
+    def surroundings(self, quote: Quote) -> str:
+        """The chunk that a quote stands in, as text."""
+        passages = self.library.passages(quote.adapter.id)
+        return "".join(passage.text for passage in passages if passage.chunk == quote.passage.chunk).strip()
+
+    def export(self, name: str, to: Path, overwrite: bool) -> Path:
+        """Copy an adapter's file to a file or folder; its folder is made."""
+        target = to.expanduser()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return self.library.export(name, target, overwrite=overwrite)
+
+    def server_command(self, adapter: AdapterInfo, exported: Path) -> str:
+        """The ready command line for stock llama.cpp; where no file of the base model is here, a stand-in names it."""
+        base = self.file_for(adapter.base_fingerprint)
+        words = ["llama-server", "-m", str(base) if base else f"{adapter.base_name}.gguf", "--lora", str(exported)]
+        return shlex.join(words)
+
+    def file_for(self, fingerprint: str) -> Path | None:
+        """A base model file on this machine with this fingerprint."""
+        return next((row.status.path for row in self.models(Config()) if row.fingerprint == fingerprint), None)
+
+    def models(self, config: Config) -> tuple[ModelRow, ...]:
+        """Base models, each with its hypernetworks; headers are read, nothing is loaded."""
+        statuses = self.registry.statuses()
+        nets = [status for status in statuses if status.kind != "base"]
+        return tuple(_model_row(status, nets, config) for status in statuses if status.kind == "base")
+
+
+def _model_row(status: ModelStatus, nets: Sequence[ModelStatus], config: Config) -> ModelRow:
+    from localhyper.memory_check import available_memory
+
+    own = [net for net in nets if isinstance(net.spec, HypernetworkSpec) and net.spec.base == status.name]
+    if status.path is None:
+        return ModelRow(status, hypernetworks=tuple(own))
+    try:
+        from localhyper.base_header import read_base_header
+
+        header = read_base_header(status.path)
+        fitting = [net for net in nets if net.spec is None and _made_for(net, header.info.fingerprint)]
+        window = min(config.engine.n_ctx or header.info.context_length, header.info.context_length)
+        info = header.info
+        return ModelRow(
+            status,
+            needs=_needed(status.path, window, config.engine.kv_type),
+            free=available_memory() or 0,
+            facts=f"{info.architecture}, {info.parameter_count / 1e6:,.0f} M parameters, {info.quantization}, "
+            f"{info.block_count} blocks, window {info.context_length:,}",
+            fingerprint=info.fingerprint,
+            hypernetworks=(*own, *fitting),
+        )
+    except LocalHyperError as error:
+        return ModelRow(status, hypernetworks=tuple(own), problem=error.message)
+
+
+def _needed(path: Path, window: int, kv_type: str) -> int:
+    from localhyper.base_header import read_base_header
+    from localhyper.llama_engine import memory_needed
+
+    return memory_needed(read_base_header(path), window, kv_type)
+
+
+def _made_for(status: ModelStatus, fingerprint: str) -> bool:
+    from localhyper.bundle import read_bundle
+
+    try:
+        return status.path is not None and read_bundle(status.path).base_fingerprint == fingerprint
+    except LocalHyperError:
+        return False
+
+
+def fetchable(row: ModelRow) -> bool:
+    """Whether `pull` can get this model."""
+    return isinstance(row.status.spec, BaseModelSpec) and row.status.spec.fetchable
