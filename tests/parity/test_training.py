@@ -489,7 +489,8 @@ def test_extra_chunks_add_the_updates_of_other_documents(model: MetaModel, batch
 def filler(model: MetaModel, count: int) -> Tensor:
     """Chunks of 96 random tokens behind the prefix."""
     generator = torch.Generator().manual_seed(5)
-    return torch.randint(3, 250, (count, model.prefix_tokens + 96), generator=generator)
+    chunks: Tensor = torch.randint(3, 250, (count, model.prefix_tokens + 96), generator=generator)
+    return chunks
 
 
 def attached(model: MetaModel, chunks: list[Tensor]) -> dict[int, np.ndarray[Any, Any]]:
@@ -510,7 +511,13 @@ def attached(model: MetaModel, chunks: list[Tensor]) -> dict[int, np.ndarray[Any
     return {block: target.b[i] @ target.a[i] + bias[i] for i, block in enumerate(blocks)}
 
 
-@torch.no_grad()
+@pytest.fixture
+def no_gradient() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.mark.usefixtures("no_gradient")
 def test_training_whitens_as_attaching_does(model: MetaModel, batch: Batch) -> None:
     lora = model.adapters(batch.documents, batch.document_mask)
     for row in range(3):
@@ -522,7 +529,7 @@ def test_training_whitens_as_attaching_does(model: MetaModel, batch: Batch) -> N
 
 
 @pytest.mark.parametrize(("live", "settled"), [(0, 5), (3, 0), (2, 3)])
-@torch.no_grad()
+@pytest.mark.usefixtures("no_gradient")
 def test_a_surrounded_document_is_one_of_many_chunks(model: MetaModel, batch: Batch, live: int, settled: int) -> None:
     chunks, total = filler(model, live + settled), 1 + live + settled
     try:
