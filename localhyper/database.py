@@ -8,12 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from localhyper.errors import LibraryError
 
 BUSY_SECONDS = 20.0  # a second process waits this long for the first one's transaction
+RETRY_SECONDS = 0.01
 
 
 def create_adapters(connection: sqlite3.Connection) -> None:
@@ -139,7 +141,7 @@ class Database:
         try:
             connection.row_factory = sqlite3.Row
             connection.execute("PRAGMA foreign_keys = ON")
-            connection.execute("PRAGMA journal_mode = WAL")
+            _write_ahead(connection)
             connection.execute("PRAGMA synchronous = NORMAL")
         except BaseException:
             connection.close()
@@ -180,3 +182,20 @@ class Database:
             connection.execute(f"PRAGMA user_version = {number}")
         if version == 0 and os.name == "posix":
             os.chmod(self.path, 0o600)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log, which the file then keeps.
+
+    SQLite does not wait its busy timeout for the lock that a switch needs (https://sqlite.org/c3ref/busy_handler.html:
+    waiting could deadlock), so two processes that open a new library at once must try again by themselves.
+    """
+    give_up = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > give_up:
+                raise
+        time.sleep(RETRY_SECONDS)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from textual import work
 
-from localhyper.errors import LibraryError
+from localhyper.errors import LibraryError, LocalHyperError
 from localhyper.library import AdapterInfo
 
 from .adapter_panel import AdapterList, AdapterPanel
@@ -42,11 +42,19 @@ class ChatAttach(Place):
         wanted = await self.app.push_screen_wait(AttachDialog(self.services, self.state, paths))
         if not wanted and text:
             self.query_one(Prompt).insert(visible(text))
-        for one in wanted or ():
-            self._submit(one)
+        if wanted:
+            in_background(self, lambda: self._submit(wanted), group="submit")
 
-    def _submit(self, wanted: Wanted) -> None:
-        in_background(self, lambda: self.services.host.submit(wanted.request, wanted.password), group="submit")
+    def _submit(self, wanted: Sequence[Wanted]) -> None:
+        """Queue them in their order, in one thread; one that is refused does not stop those after it."""
+        refused: list[LocalHyperError] = []
+        for one in wanted:
+            try:
+                self.services.host.submit(one.request, one.password)
+            except LocalHyperError as error:
+                refused.append(error)
+        if refused:
+            raise refused[0]
 
     def take_adapter(self, view: JobView) -> None:
         """Switch on what a job has made."""

@@ -253,7 +253,7 @@ def test_wrapper_folds_the_scaling_and_norms_only_the_last_tap() -> None:
     net = PerceiverHypernetwork(PerceiverConfig(**SMALL), torch.linspace(0.5, 2, 12))
     randomise(net)
     hidden, mask = torch.randn(2, 2, 7, 12) * 5, torch.ones(2, 7)
-    a, b = net(hidden, torch.empty(2, 0, 7, 20), mask)
+    a, b = net(hidden, torch.empty(2, 0, 7, 20), mask, torch.ones(1))
     assert a.shape == (2, 2, 3, 20) and b.shape == (2, 2, 12, 3)
     normed = torch.nn.functional.rms_norm(hidden[:, 1:], (12,), net.final_norm, 1e-5)
     inner = net.net(torch.cat((hidden[:, :1], normed), 1), mask)
@@ -287,8 +287,8 @@ def test_onnx_agrees_at_unseen_chunks_and_tokens(tmp_path: Path) -> None:
     randomise(net)
     path = tmp_path / "perceiver.onnx"
     chunks, tokens = torch.export.Dim("chunks", min=1, max=64), torch.export.Dim("tokens", min=2, max=4096)
-    example = (torch.randn(2, 2, 9, 12), torch.zeros(2, 0, 9, 20), torch.ones(2, 9))
-    shapes = ({0: chunks, 2: tokens}, {0: chunks, 2: tokens}, {0: chunks, 1: tokens})
+    example = (torch.randn(2, 2, 9, 12), torch.zeros(2, 0, 9, 20), torch.ones(2, 9), torch.ones(1))
+    shapes = ({0: chunks, 2: tokens}, {0: chunks, 2: tokens}, {0: chunks, 1: tokens}, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of what torch deprecates
         program = torch.onnx.export(net, example, dynamo=True, dynamic_shapes=shapes, optimize=True, verbose=False)
@@ -298,8 +298,9 @@ def test_onnx_agrees_at_unseen_chunks_and_tokens(tmp_path: Path) -> None:
     for count, length in ((1, 2), (3, 33)):
         mask = torch.ones(count, length)
         mask[-1, length // 2 + 1 :] = 0
-        given = (torch.randn(count, 2, length, 12), torch.zeros(count, 0, length, 20), mask)
-        arrays = {name: value.numpy() for name, value in zip(("hidden", "ffn", "mask"), given, strict=True)}
+        given = (torch.randn(count, 2, length, 12), torch.zeros(count, 0, length, 20), mask, torch.ones(1))
+        inputs = ("hidden", "ffn", "mask", "chunks")
+        arrays = {name: value.numpy() for name, value in zip(inputs, given, strict=True)}
         got = session.run(None, {name: arrays[name] for name in names})
         with torch.no_grad():
             want = net(*given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,6 +206,20 @@ def test_a_transaction_that_fails_leaves_nothing(library: Library) -> None:
         library.add(broken, pieces())  # type: ignore[arg-type]
     assert [found.name for found in library.list()] == ["lease"]
     assert library.search_passages("words", [1, 2]) == ()
+
+
+def test_opening_waits_while_another_process_makes_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "library.sqlite3"
+    other = sqlite3.connect(path, check_same_thread=False)
+    other.execute("CREATE TABLE t (x)")
+    other.execute("BEGIN IMMEDIATE")  # in the old journal mode: a lock for which SQLite does not wait in a switch
+    waker = threading.Timer(0.3, other.rollback)
+    waker.start()
+    try:
+        Database(path)
+    finally:
+        waker.join()
+        other.close()
 
 
 def test_two_processes_write_at_once(tmp_path: Path) -> None:
