@@ -1,4 +1,4 @@
-"""Write a file so that a reader sees the old content or the new, never half of either.
+"""Write a file or folder so that a reader sees the old content or the new, never half of either.
 
 Every file localhyper keeps (adapters, bundles, the library, settings, downloads) goes through here:
 a temporary file in the same folder, fsync, rename. It knows nothing about what is inside the files.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,14 +67,61 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     write_bytes_atomic(path, text.encode("utf-8"))
 
 
-def _mode_for(final: Path) -> int:
-    """Permissions for the finished file: those of the file it replaces, else what the umask allows."""
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Lend a temporary folder next to `path`; rename it to `path` when the block ends well.
+
+    A folder that is there makes way only then and is deleted with all that is in it: ask before. When the block
+    raises, the temporary folder is removed and an existing `path` stays as it was.
+
+    Args:
+        path: the final path; a symbolic link is followed, so that the link survives.
+
+    Yields:
+        The temporary folder, empty and for the owner only. The block leaves plain files there, no folders.
+
+    Raises:
+        OSError: the parent folder cannot be written, or the disk is full.
+    """
+    final = Path(os.path.realpath(path))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name[:80]}.", suffix=".tmp", dir=final.parent))
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        _sync_folder(temporary)
+        os.chmod(temporary, _mode_for(final, 0o777))
+        _take_place(temporary, final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _sync_folder(final.parent)
+
+
+def _take_place(new: Path, final: Path) -> None:
+    """No rename replaces a full folder: the old one steps aside first, and comes back when the new one cannot come."""
+    if not final.exists():
+        os.rename(new, final)
+        return
+    aside = new.with_suffix(".old")
+    os.rename(final, aside)
+    try:
+        os.rename(new, final)
+    except BaseException:
+        os.rename(aside, final)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _mode_for(final: Path, usual: int = 0o666) -> int:
+    """Permissions for what is finished: those of what it replaces, else what the umask allows of the usual ones."""
     try:
         return final.stat().st_mode & 0o777
     except FileNotFoundError:
         umask = os.umask(0o077)
         os.umask(umask)
-        return 0o666 & ~umask
+        return usual & ~umask
 
 
 def _sync(path: Path) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from localhyper.cli_options import JsonOption, adapter_json, open_workbench
 from localhyper.cli_output import chunks, note, put, put_json, put_table, size
+from localhyper.errors import ConfigError
 from localhyper.library import AdapterInfo
 
 adapters_app = typer.Typer(help="List, show, rename, remove and export adapters.", no_args_is_help=True)
@@ -103,9 +104,23 @@ def restore(name: Annotated[str, typer.Argument(help="Name it had.")]) -> None:
 @adapters_app.command(name="export")
 def export_adapter(
     name: NameArgument,
-    to: Annotated[Path, typer.Argument(help="File or folder.")] = Path(),
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    to: Annotated[Path, typer.Argument(help="File to be, or folder to put it into.")] = Path(),
+    form: Annotated[
+        str, typer.Option("--format", metavar="gguf|peft", help="A file for llama.cpp, or a folder for transformers.")
+    ] = "gguf",
+    force: Annotated[bool, typer.Option("--force", help="Replace an older export.")] = False,
 ) -> None:
-    """Copy an adapter's GGUF file, which any llama.cpp loads with `--lora`."""
+    """Export an adapter: its GGUF file, which any llama.cpp loads with `--lora`, or a PEFT folder.
+
+    A PEFT folder (`--format peft`) is what `peft.PeftModel.from_pretrained` and vLLM load beside the unquantized base
+    model. TO is then the folder to be; where a folder of other things is there, `NAME-peft` is put into it.
+    """
+    if form not in ("gguf", "peft"):
+        raise ConfigError(f"--format is `{form[:40]}`", "say `gguf` or `peft`")
     with open_workbench() as bench:
-        put(str(bench.library.export(name, to, overwrite=force)))
+        if form == "gguf":
+            put(str(bench.library.export(name, to, overwrite=force)))
+            return
+        from localhyper.adapter_export import export_peft
+
+        put(str(export_peft(bench.library.get(name), bench.registry, to, overwrite=force).folder))

@@ -87,6 +87,21 @@ def permute_for_base(b: FloatArray, head_count: int, architecture: str) -> Float
     return np.ascontiguousarray(np.swapaxes(halves, -3, -2)).reshape(b.shape)
 
 
+def unpermute_for_base(b: FloatArray, head_count: int, architecture: str) -> FloatArray:
+    """Undo `permute_for_base`: the rows of b for `attn_q` or `attn_k` from GGUF's order to Hugging Face's.
+
+    Args:
+        b: float32 [..., d_out, rank] in GGUF's order; d_out is an even multiple of `head_count`.
+        head_count: As there.
+        architecture: GGUF architecture of the base.
+    """
+    if architecture != "llama":
+        return b
+    rows, rank = b.shape[-2:]
+    pairs = b.reshape(*b.shape[:-2], head_count, rows // head_count // 2, 2, rank)
+    return np.ascontiguousarray(np.swapaxes(pairs, -3, -2)).reshape(b.shape)
+
+
 def write_adapter(
     path: Path,
     weights: LoraWeights,
@@ -213,6 +228,15 @@ def read_metadata(path: Path) -> AdapterMetadata:
     return _metadata_of(_read_adapter_header(path))
 
 
+def read_architecture(path: Path) -> str:
+    """GGUF architecture of the base that an adapter is for, as its header says; empty when it does not.
+
+    Raises:
+        AdapterError: Missing, damaged, or not a LoRA adapter.
+    """
+    return _read_adapter_header(path).text("general.architecture")
+
+
 def _metadata_of(header: GgufHeader) -> AdapterMetadata:
     found: dict[str, str | int | float] = {}
     for field in fields(AdapterMetadata):
@@ -238,11 +262,19 @@ def read_adapter(path: Path) -> tuple[LoraWeights, AdapterMetadata]:
     grouped: dict[str, dict[int, tuple[FloatArray, FloatArray]]] = {}
     for tensor, (entry_a, entry_b) in pairs.items():
         block, module = _split_name(tensor, path)
-        a, b = _load(entry_a, path), _load(entry_b, path)
-        grouped.setdefault(module, {})[block] = (a, b * np.float32(_effective_scale(header, entry_b)))
+        grouped.setdefault(module, {})[block] = (_load(entry_a, path), _load_scaled(header, entry_b))
     return LoraWeights({module: _stack(module, blocks, path) for module, blocks in grouped.items()}), _metadata_of(
         header
     )
+
+
+def _load_scaled(header: GgufHeader, entry_b: TensorEntry) -> FloatArray:
+    """A b with alpha / rank folded in, finite still."""
+    with np.errstate(over="ignore"):
+        b = _load(entry_b, header.path) * np.float32(_effective_scale(header, entry_b))
+    if not np.isfinite(b).all():
+        raise _not_finite(entry_b, header.path)
+    return b
 
 
 def _effective_scale(header: GgufHeader, entry_b: TensorEntry) -> float:
@@ -252,9 +284,11 @@ def _effective_scale(header: GgufHeader, entry_b: TensorEntry) -> float:
 
 def _split_name(tensor: str, path: Path) -> tuple[int, str]:
     parts = tensor.split(".")
-    if len(parts) != 4 or parts[0] != "blk" or not parts[1].isdecimal() or parts[3] != "weight":
+    # One spelling for each block: `blk.03` or another alphabet's digits would meet `blk.3` and one would be lost.
+    number = parts[1] if len(parts) == 4 and parts[1].isdecimal() and parts[1] == str(int(parts[1])) else ""
+    if not number or parts[0] != "blk" or parts[3] != "weight":
         raise AdapterError(f"adapter `{path.name}` changes `{shown(tensor)}`, which is no matrix of a block")
-    return int(parts[1]), parts[2]
+    return int(number), parts[2]
 
 
 def _stack(module: str, blocks: Mapping[int, tuple[FloatArray, FloatArray]], path: Path) -> LoraTarget:

@@ -49,6 +49,7 @@ class BaseModelSpec:
     file: str = setting(REQUIRED, "name of the file on disk")
     architecture: str = setting("", "GGUF's name of the architecture")
     licence: str = setting("", "SPDX identifier, or the licence's own name")
+    unquantized: str = setting("", "Hugging Face repository of the weights that the file was made from")
     size: int = setting(0, "bytes", low=0, high=MAX_BYTES)
     sha256: str = setting("", "64 hex digits")
     path: str = setting("", "a file that is already there")

@@ -57,7 +57,7 @@ class LibraryScreen(SidePlace):
         Binding("s", "sort", "Sort", id="library.sort", tooltip="By the next column; so does a click on it"),
         Binding("v", "reverse", "Reverse", show=False, id="library.reverse", tooltip="Sort the other way"),
         Binding("r", "rename", "Rename", show=False, id="library.rename", tooltip="Give it another name"),
-        Binding("e", "export", "Export", id="library.export", tooltip="As GGUF, with the llama-server command"),
+        Binding("e", "export", "Export", id="library.export", tooltip="As GGUF or PEFT, with what loads it"),
         Binding("delete", "remove", "Delete", show=False, id="library.remove", tooltip="Into the trash"),
         Binding("u", "undo", "Undo", show=False, id="library.undo", tooltip="Bring the last deleted one back"),
         Binding("t", "trash", "Trash", show=False, id="library.trash", tooltip="Show what was deleted"),
@@ -327,7 +327,7 @@ class LibraryScreen(SidePlace):
         self.reload()
 
     def action_export(self) -> None:
-        """Write it as GGUF for stock llama.cpp."""
+        """Write it for llama.cpp or for transformers."""
         info = self.current
         if info is not None and not self._trash:
             self.app.push_screen(ExportDialog(self.services, info))

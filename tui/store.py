@@ -10,6 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from localhyper.config import Config
 from localhyper.database import Database
@@ -24,6 +25,9 @@ from localhyper.sources.document import Document
 from localhyper.workbench import Workbench
 
 from .adapter_source import AdapterRow
+
+if TYPE_CHECKING:
+    from localhyper.adapter_export import PeftExport
 
 QUOTES = 8
 
@@ -152,6 +156,12 @@ class Store:
         target = to.expanduser()
         target.parent.mkdir(parents=True, exist_ok=True)
         return self.library.export(name, target, overwrite=overwrite)
+
+    def export_peft(self, adapter: AdapterInfo, to: Path, overwrite: bool) -> PeftExport:
+        """Write an adapter as a PEFT folder; the folders above it are made."""
+        from localhyper.adapter_export import export_peft
+
+        return export_peft(adapter, self.registry, to.expanduser(), overwrite=overwrite)
 
     def server_command(self, adapter: AdapterInfo, exported: Path) -> str:
         """The ready command line for stock llama.cpp; where no file of the base model is here, a stand-in names it."""

@@ -62,6 +62,26 @@ def test_adapters_are_shown_renamed_exported_removed_and_restored(shell: Shell, 
     assert "1 deleted for good" in shell.run("adapters", "remove", "flat", "--purge").stderr
 
 
+def test_an_adapter_is_exported_as_a_peft_folder(shell: Shell, lease: Path, tmp_path: Path) -> None:
+    shell.attach(lease)
+    folder = tmp_path / "lease-peft"
+    done = shell.run("adapters", "export", "lease", tmp_path, "--format", "peft")
+    assert (done.returncode, done.stdout) == (0, f"{folder}\n"), done.stderr
+    assert json.loads((folder / "adapter_config.json").read_text())["target_modules"] == ["down_proj"]
+    again = shell.run("adapters", "export", "lease", folder, "--format", "peft")
+    assert again.returncode == 8
+    assert "exists already" in again.stderr and "--force" in again.stderr
+    assert shell.run("adapters", "export", "lease", folder, "--format", "peft", "--force").stdout == f"{folder}\n"
+    wrong = shell.run("adapters", "export", "lease", tmp_path, "--format", "onnx")
+    assert wrong.returncode == 2
+    assert "say `gguf` or `peft`" in wrong.stderr
+    path = Path(json.loads(shell.run("adapters", "show", "lease", "--json").stdout)["path"])
+    path.write_bytes(path.read_bytes()[:-100])
+    damaged = shell.run("adapters", "export", "lease", tmp_path / "new", "--format", "peft")
+    assert damaged.returncode == 6
+    assert len(damaged.stderr.strip().splitlines()) == 3, "the error, a blank line, the hint"
+
+
 def test_models_are_listed_and_checked(shell: Shell, tmp_path: Path) -> None:
     listed = json.loads(shell.run("models", "list", "--json").stdout)
     assert {"smollm2-135m-instruct", "smollm2-135m-document"} <= {row["name"] for row in listed}

@@ -7,14 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from textual.pilot import Pilot
-from textual.widgets import Button, Checkbox, DataTable, Input, Static
+from textual.widgets import Button, Checkbox, DataTable, Input, RadioSet, Static
 
+from localhyper.base_header import read_base_info
+from localhyper.gguf_adapter import AdapterMetadata, write_adapter
 from localhyper.library import AdapterInfo, Passage
 from localhyper.tui.export_dialog import ExportDialog
 from localhyper.tui.facts import facts_text
 from localhyper.tui.library_screen import LibraryScreen
 from localhyper.tui.store import Store
 from localhyper.tui.text_dialog import TextDialog
+from tests.tiny_gguf import tiny_lora, write_tiny_gguf
 from tests.tui.fake_engine import INFO
 from tests.tui.flows import Bench, ready, until
 
@@ -187,6 +190,73 @@ async def test_export_gives_the_file_and_the_ready_command(tmp_path: Path) -> No
         dialog.query_one(Checkbox).value = True
         dialog.query_one("#export", Button).press()
         await until(pilot, lambda: "✓ Written" in told())
+
+
+def put_real(store: Store, name: str, folder: Path) -> AdapterInfo:
+    """Store an adapter whose file is one."""
+    base = read_base_info(write_tiny_gguf(folder / "tiny.gguf"))
+    write_adapter(folder / "made.gguf", tiny_lora(), base, AdapterMetadata(name=name))
+    data = (folder / "made.gguf").read_bytes()
+    info = put(store, name, size_bytes=len(data))
+    info.path.write_bytes(data)
+    return info
+
+
+async def test_export_as_peft_is_chosen_by_keys_and_gives_the_lines_that_load_it(tmp_path: Path) -> None:
+    bench = Bench(source=None)
+    put_real(bench.store, "notes", tmp_path)
+    folder = tmp_path / "notes-peft"
+    bench.app.chat.services.remembered.update(export_folder=str(tmp_path))
+    async with bench.app.run_test(size=(80, 24)) as pilot:
+        await open_library(pilot, bench)
+        await pilot.press("e")
+        await until(pilot, lambda: isinstance(bench.app.screen, ExportDialog))
+        dialog = bench.app.screen
+
+        def told() -> str:
+            return str(dialog.query_one("#result", Static).content)
+
+        assert dialog.query_one("#to", Input).value == str(tmp_path / "notes.gguf")
+        await pilot.press("tab", "down", "enter")
+        await until(pilot, lambda: dialog.query_one("#to", Input).value == str(folder))
+        assert "PEFT loads it" in told()
+        await pilot.press("shift+tab", "enter")
+        await until(pilot, lambda: not dialog.query_one("#copy", Button).disabled)
+        assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+        await pilot.press("enter")
+        await until(pilot, lambda: bench.copied)
+        assert bench.copied[0].endswith(
+            f"base = AutoModelForCausalLM.from_pretrained('{INFO.name}')\n"
+            f"model = PeftModel.from_pretrained(base, '{folder}')"
+        )
+        assert bench.copied[0] in told()
+        bottom = dialog.query_one("#export").region.bottom
+        assert bottom <= dialog.size.height, "all of it is on the smallest screen"
+        dialog.query_one("#export", Button).press()
+        await until(pilot, lambda: "exists already" in told() and "tick the box" in told())
+        dialog.query_one(Checkbox).value = True
+        dialog.query_one("#export", Button).press()
+        await until(pilot, lambda: "✓ Written" in told())
+        dialog.query_one("#to", Input).value = "elsewhere"
+        dialog.query_one(RadioSet).focus()
+        await pilot.press("up", "enter")
+        await until(pilot, lambda: "any llama.cpp" in told())
+        assert dialog.query_one("#copy", Button).disabled
+        assert dialog.query_one("#to", Input).value == "elsewhere", "a typed place stays"
+
+
+async def test_a_strange_adapter_is_one_line_in_the_dialog(tmp_path: Path) -> None:
+    bench = Bench(source=None)
+    three(bench)
+    async with bench.app.run_test(size=(80, 24)) as pilot:
+        await open_library(pilot, bench)
+        await pilot.press("e", "tab", "down", "enter", "shift+tab")
+        bench.app.screen.query_one("#to", Input).value = str(tmp_path / "out")
+        await pilot.press("enter")
+        result = bench.app.screen.query_one("#result", Static)
+        await until(pilot, lambda: str(result.content).startswith("! adapter `notes-"))
+        assert "unusable: " in str(result.content)
+        assert not (tmp_path / "out").exists()
 
 
 async def test_empty_and_damaged_libraries_say_what_to_do() -> None:

@@ -12,8 +12,9 @@ from typing import Protocol
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import DataTable, Input, OptionList, Static
+from textual.widgets import Button, DataTable, Input, OptionList, Static
 
+from localhyper.adapter_export import PeftExport
 from localhyper.errors import ModelError
 from localhyper.jobs import JobRequest
 from localhyper.progress import Progress
@@ -21,10 +22,10 @@ from localhyper.tui.app import LocalHyperApp
 from localhyper.tui.error_dialog import ErrorDialog
 from localhyper.tui.host_events import Failure
 from localhyper.tui.settings_screen import SettingRow
-from tests.tui.fake_engine import Script
+from tests.tui.fake_engine import INFO, Script
 from tests.tui.flows import Bench, answered, ask, ready, until
 from tests.tui.test_documents_flow import attach
-from tests.tui.test_library_flow import open_library, three
+from tests.tui.test_library_flow import open_library, put_real, three
 from tests.tui.test_models_flow import highlight, model_file, open_models
 from tests.tui.test_settings_flow import open_settings
 
@@ -193,6 +194,25 @@ def test_library(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -
         await until(pilot, lambda: "● " in str(bench.app.screen.query_one(DataTable).get_row_at(0)[0]))
 
     assert snap_compare(bench.app, terminal_size=size, run_before=look)
+
+
+@everywhere
+@sizes
+def test_export_dialog(
+    snap_compare: SnapCompare, home: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], theme: str
+) -> None:
+    bench = Bench(theme=theme, source=None)
+    put_real(bench.store, "notes", home)
+    lines = PeftExport(Path("/docs/notes-peft"), INFO.name).python  # the real folder has another name in each run
+    monkeypatch.setattr(PeftExport, "python", lines)
+
+    async def export(pilot: Pilot[None]) -> None:
+        await open_library(pilot, bench)
+        await pilot.press("e", "tab", "down", "enter", "shift+tab", "enter")
+        await until(pilot, lambda: not bench.app.screen.query_one("#copy", Button).disabled)
+        bench.app.screen.query_one("#to", Input).cursor_blink = False
+
+    assert snap_compare(bench.app, terminal_size=size, run_before=export)
 
 
 @everywhere

@@ -1,4 +1,4 @@
-"""Files are replaced whole or not at all."""
+"""Files and folders are replaced whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from localhyper.atomic import atomic_path, write_bytes_atomic, write_text_atomic
+from localhyper.atomic import atomic_folder, atomic_path, write_bytes_atomic, write_text_atomic
 
 
 def test_writes_and_makes_the_folder(tmp_path: Path) -> None:
@@ -80,3 +80,50 @@ def test_the_block_may_replace_the_temporary_file(tmp_path: Path) -> None:
     with atomic_path(tmp_path / "x") as temporary:
         os.replace(other, temporary)
     assert (tmp_path / "x").read_bytes() == b"moved"
+
+
+def test_a_folder_comes_whole_and_replaces_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    before = os.umask(0o027)
+    try:
+        for text in ("one", "two"):
+            with atomic_folder(folder) as temporary:
+                assert not folder.exists() or (folder / "x").read_text() == "one"
+                (temporary / "x").write_text(text)
+            assert (folder / "x").read_text() == text
+    finally:
+        os.umask(before)
+    assert os.listdir(folder.parent) == ["b"]
+    assert folder.stat().st_mode & 0o777 == 0o750
+    assert (folder / "x").stat().st_mode & 0o777 == 0o640
+
+
+def test_an_interrupt_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(folder) as temporary:
+        (temporary / "new").write_text("half")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["x"]
+    assert os.listdir(folder) == ["old"]
+
+
+def test_the_old_folder_comes_back_when_the_new_one_cannot_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    (folder / "old").write_text("old")
+    rename = os.rename
+
+    def failing(source: Path, target: Path) -> None:
+        if Path(source).suffix == ".tmp":
+            raise OSError(5, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", failing)
+    with pytest.raises(OSError, match="Input/output"), atomic_folder(folder) as temporary:
+        (temporary / "new").write_text("new")
+    assert os.listdir(tmp_path) == ["x"]
+    assert os.listdir(folder) == ["old"]

@@ -19,7 +19,9 @@ from localhyper.gguf_adapter import (
     check_adapter,
     permute_for_base,
     read_adapter,
+    read_architecture,
     read_metadata,
+    unpermute_for_base,
     write_adapter,
 )
 from localhyper.lora import LoraTarget, LoraWeights
@@ -119,6 +121,14 @@ def test_permutation_is_the_converters(base: BaseModelInfo) -> None:
     assert permute_for_base(rows, 2, "qwen3") is rows
 
 
+@given(heads=st.integers(1, 6), half=st.integers(1, 9), rank=st.integers(1, 4))
+def test_unpermuting_is_the_inverse(heads: int, half: int, rank: int) -> None:
+    b = np.arange(2 * heads * 2 * half * rank, dtype=np.float32).reshape(2, -1, rank)
+    assert np.array_equal(unpermute_for_base(permute_for_base(b, heads, "llama"), heads, "llama"), b)
+    assert np.array_equal(permute_for_base(unpermute_for_base(b, heads, "llama"), heads, "llama"), b)
+    assert unpermute_for_base(b, heads, "gemma2") is b
+
+
 def test_wrong_shapes_ranks_and_values_are_refused_and_leave_no_file(tmp_path: Path, base: BaseModelInfo) -> None:
     good = tiny_lora().targets["ffn_down"]
     broken = good.b.copy()
@@ -186,6 +196,7 @@ def test_metadata_can_be_read_alone(tmp_path: Path, base: BaseModelInfo) -> None
     path = tmp_path / "a.gguf"
     write_adapter(path, tiny_lora(), base, metadata(base))
     assert read_metadata(path) == metadata(base)
+    assert read_architecture(path) == "llama"
 
 
 def test_a_base_without_its_file_is_checked_by_its_sizes(tmp_path: Path, base: BaseModelInfo) -> None:
