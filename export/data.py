@@ -20,6 +20,7 @@ from localhyper.errors import ConfigError
 from localhyper.evaluate.facts import Fact, Split, make_facts
 from localhyper.export.relations import make_relations
 
+OWN_REPLIES = 0.6  # share of the base's own replies among unrelated questions, where there are any
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
 
 
@@ -74,12 +75,14 @@ class Corpus:
     Attributes:
         reading: Examples of reading sets; contexts of at most one chunk, questions whose answer is in them.
         sentences: Plain sentences in their order, one list a text: filler and continuations.
-        instructions: Everyday requests with a reply, which no document is about.
+        instructions: Requests of instruction sets with a reply, which no document is about.
+        replies: Everyday requests with the base model's own replies, likewise.
     """
 
     reading: Sequence[Example]
     sentences: Sequence[Sequence[str]] = field(default_factory=tuple)
     instructions: Sequence[Pair] = field(default_factory=tuple)
+    replies: Sequence[Pair] = field(default_factory=tuple)
 
 
 def read_rows(path: Path) -> Iterator[dict[str, object]]:
@@ -130,6 +133,11 @@ def read_instructions(path: Path, longest: int = 400, per_task: int = 20) -> lis
         found = [Pair(opening + i["input"].strip(), i["output"].strip()) for i in instances]
         pairs += [pair for pair in found if pair.answer and len(pair.question) <= longest][:per_task]
     return pairs
+
+
+def read_replies(path: Path) -> list[Pair]:
+    """Requests with the base model's own replies, as `localhyper.export.own_replies` writes them."""
+    return [Pair(str(row["question"]), str(row["answer"])) for row in read_rows(path)]
 
 
 def read_sentences(path: Path) -> list[str]:
@@ -213,6 +221,8 @@ class ExampleMaker:
 
     def unrelated(self, rng: random.Random) -> Pair:
         """A question that has nothing to do with the document at hand."""
+        if self.corpus.replies and rng.random() < OWN_REPLIES:
+            return rng.choice(self.corpus.replies)
         if self.corpus.instructions and rng.random() < 0.5:
             return rng.choice(self.corpus.instructions)
         if rng.random() < 0.5:
@@ -250,6 +260,7 @@ def load_corpus(
     max_tokens: int,
     holdout: int,
     instructions: Sequence[str] = (),
+    replies: Sequence[str] = (),
 ) -> tuple[Corpus, Corpus]:
     """Training and held-out corpora.
 
@@ -261,19 +272,23 @@ def load_corpus(
         max_tokens: Most tokens of a context.
         holdout: Every `holdout`-th reading context and request and the last tenth of every text are held out.
         instructions: Instruction-set files.
+        replies: Files of the base model's own replies.
     """
     examples = [example for name in reading for example in read_reading(root / name, tokenizer, max_tokens)]
     sentences = [read_sentences(root / name) for name in texts]
     cut = [len(s) * 9 // 10 for s in sentences]
     requests = [pair for name in instructions for pair in read_instructions(root / name)]
+    own = [pair for name in replies for pair in read_replies(root / name)]
     train = Corpus(
         [e for i, e in enumerate(examples) if i % holdout],
         [s[:c] for s, c in zip(sentences, cut, strict=True)],
         [p for i, p in enumerate(requests) if i % holdout],
+        [p for i, p in enumerate(own) if i % holdout],
     )
     held = Corpus(
         [e for i, e in enumerate(examples) if i % holdout == 0],
         [s[c:] for s, c in zip(sentences, cut, strict=True)],
         [p for i, p in enumerate(requests) if i % holdout == 0],
+        [p for i, p in enumerate(own) if i % holdout == 0],
     )
     return train, held

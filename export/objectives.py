@@ -231,7 +231,7 @@ class MetaModel(nn.Module):
     def _common_of(self, hypernetwork: AssociationHypernetwork, second: Tensor | None) -> Common:
         if self._alone is None:
             self._alone = alone(hypernetwork.moment(), self.whitening)
-        return self._alone if second is None else surrounded(self._alone, second)
+        return self._alone if second is None else surrounded(self._alone, second, self.dtype)
 
     def adapters(
         self, documents: Tensor, mask: Tensor, extra: int = 0, surround: Surround = ALONE

@@ -73,7 +73,8 @@ def rounded(hypernetwork: AssociationHypernetwork) -> AssociationHypernetwork:
     return copied
 
 
-def _export(graph: BundleGraph, path: Path) -> None:
+def export_graph(graph: BundleGraph, path: Path) -> None:
+    """The graph in float32, as torch's exporter folds and names it."""
     c = graph.inner.config
     tokens = torch.export.Dim("tokens", min=2, max=c.max_tokens)
     example = (torch.randn(len(c.taps), 37, c.hidden), torch.randn(len(c.blocks), 37, c.ffn), torch.tensor([3.0]))
@@ -162,7 +163,7 @@ def write_bundle(
     graph = BundleGraph(rounded(hypernetwork)).eval()
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "draft.onnx"
-        _export(graph, draft)
+        export_graph(graph, draft)
         model = onnx.load(draft)
         halve_initializers(model)
         entry = model.metadata_props.add()

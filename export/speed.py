@@ -34,6 +34,17 @@ def count_flops(*, enabled: bool) -> Iterator[Flops]:
         yield Flops(counter)
 
 
+def fast_dtype(device: str) -> torch.dtype:
+    """The lowest precision of the base model in which a device multiplies fast: bfloat16 or float32.
+
+    A CPU without instructions for bfloat16 emulates it, some seventy times slower than float32.
+    """
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

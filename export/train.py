@@ -41,7 +41,7 @@ from localhyper.export.objectives import (
 )
 from localhyper.export.perceiver import PerceiverHypernetwork
 from localhyper.export.prompts import read_prompt_format
-from localhyper.export.speed import count_flops, matmul_peak
+from localhyper.export.speed import count_flops, fast_dtype, matmul_peak
 from localhyper.export.surround import FillerBank
 from localhyper.export.tokenizer import load_tokenizer
 from localhyper.export.torch_base import TorchBase
@@ -141,7 +141,9 @@ class Run:
         size = (recipe.perceiver or recipe.hypernetwork).max_tokens
         self.collator = Collator(tokenizer, prompts, size, recipe.run.max_row, recipe.run.bucket)
         cfg = recipe.data
-        train, held = load_corpus(data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions)
+        train, held = load_corpus(
+            data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions, cfg.replies
+        )
         self.maker, self.held = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
         self.bank = FillerBank(self.maker, self.collator, recipe.surround, recipe.run.seed)
         probed = replace(recipe.surround, bank=max(PROBED_CHUNKS) + 8)
@@ -203,21 +205,33 @@ class Run:
         self.log({"event": "resumed", "step": self.step})
 
     def _start_from(self, path: Path) -> None:
-        """Weights of an earlier run; what it did not have yet starts as it always does.
+        """Weights of an earlier run or of a bundle; what it did not have yet starts as it always does.
 
         Raises:
-            ConfigError: No checkpoint, or one of another hypernetwork.
+            ConfigError: No checkpoint or bundle, or one of another hypernetwork.
         """
         if not path.is_file():
-            raise ConfigError(f"checkpoint {path} is missing", "name the checkpoint.pt of an earlier run")
-        state: dict[str, Any] = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            raise ConfigError(f"checkpoint {path} is missing", "name the checkpoint.pt of an earlier run, or a bundle")
+        state = self._given_weights(path)
         own = self.model.hypernetwork.state_dict()
         strange = [k for k, v in state["hypernetwork"].items() if k not in own or own[k].shape != v.shape]
         if strange:
             raise ConfigError(f"checkpoint {path} has {strange[0]}, which does not fit this recipe's hypernetwork")
         self.model.hypernetwork.load_state_dict(own | state["hypernetwork"])
         new = sorted(set(own) - set(state["hypernetwork"]))
-        self.log({"event": "started from", "run": path.parent.name, "step": state["step"], "new parameters": new})
+        where = path.name if path.suffix == ".onnx" else path.parent.name
+        self.log({"event": "started from", "run": where, "step": state["step"], "new parameters": new})
+
+    def _given_weights(self, path: Path) -> dict[str, Any]:
+        """`hypernetwork` and `step` of a checkpoint or a bundle."""
+        if path.suffix != ".onnx":
+            held: dict[str, Any] = torch.load(path, map_location=self.accelerator.device, weights_only=True)
+            return held
+        if self.recipe.perceiver is not None:
+            raise ConfigError(f"{path} holds an association hypernetwork, the recipe asks for a Perceiver")
+        from localhyper.export.bundle_weights import read_bundle_weights
+
+        return {"hypernetwork": read_bundle_weights(path, self.recipe.hypernetwork), "step": None}
 
     def batch(self, maker: ExampleMaker, step: int, mixture: Mixture, *, unrelated: bool) -> Batch:
         """The batch of a step on this process; document i of all processes is the same however many there are."""
@@ -349,7 +363,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of this run; an interrupted run goes on from it"
     )
-    parser.add_argument("--init", type=Path, help="checkpoint.pt of an earlier run whose weights a new run starts from")
+    parser.add_argument("--init", type=Path, help="checkpoint.pt of an earlier run, or a bundle, to start from")
     parser.add_argument(
         "--stop-at",
         type=int,
@@ -359,7 +373,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--dtype", choices=("bfloat16", "float32"), default="bfloat16", help="precision of the base model"
+        "--dtype",
+        choices=("auto", "bfloat16", "float32"),
+        default="auto",
+        help="precision of the base model; auto: bfloat16 where the device multiplies in it, else float32",
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = PyTorch's choice")
     options = parser.parse_args(argv)
@@ -368,7 +385,7 @@ def main(argv: list[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     try:
         recipe = load_recipe(options.recipe)
-        dtype = getattr(torch, options.dtype)
+        dtype = fast_dtype(options.device) if options.dtype == "auto" else getattr(torch, options.dtype)
         Run(recipe, options.base, options.data, options.out, options.device, dtype, options.init).train(options.stop_at)
     except LocalHyperError as error:
         parser.exit(

@@ -22,6 +22,7 @@ class DataConfig:
     reading: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
     instructions: tuple[str, ...] = ()
+    replies: tuple[str, ...] = ()
     holdout: int = 40
 
 

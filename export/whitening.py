@@ -32,7 +32,8 @@ class Common:
         weight: λ.
         moment: C, float32 [blocks, ffn, ffn].
         inverse: (λ C + S)⁻¹, S of the chunks that surround all documents, float32 [blocks, ffn, ffn].
-        turn: C (λ C + S)⁻¹, float32 [blocks, ffn, ffn]; None where S is 0, and so this is 1 / λ.
+        turn: C (λ C + S)⁻¹, [blocks, ffn, ffn], in the base model's precision, to which it rounds the keys anyway; None
+            where S is 0, and so this is 1 / λ.
         spread: tr(S C⁻¹), float32 [blocks].
     """
 
@@ -75,11 +76,11 @@ def alone(moment: Tensor, weight: float) -> Common:
 
 
 @torch.no_grad()
-def surrounded(given: Common, second: Tensor) -> Common:
-    """Of documents that chunks with this S surround, from what `alone` made."""
+def surrounded(given: Common, second: Tensor, dtype: torch.dtype = torch.float32) -> Common:
+    """Of documents that chunks with this S surround, from what `alone` made; `dtype` is that of `Common.turn`."""
     inverse = inverse_of(given.weight * given.moment + second)
     spread = (second * given.inverse).sum((1, 2)) * given.weight
-    return Common(given.weight, given.moment, inverse, given.moment @ inverse, spread)
+    return Common(given.weight, given.moment, inverse, (given.moment @ inverse).to(dtype), spread)
 
 
 def whiten(
@@ -129,7 +130,7 @@ def _trace(given: Common, block: int, right: Tensor, solved: Tensor) -> Tensor:
 
 
 def _turn(left: Tensor, given: Common, block: int) -> Tensor:
-    """`left` times C (λ C + S)⁻¹; in bfloat16, to which the base model rounds it anyway, as gradients pass here."""
+    """`left` times C (λ C + S)⁻¹."""
     if given.turn is None:
         return left / given.weight
-    return (left.bfloat16() @ given.turn[block].bfloat16()).float()
+    return (left.to(given.turn.dtype) @ given.turn[block]).float()

@@ -23,7 +23,7 @@ from localhyper.errors import AdapterError
 from localhyper.lora import AccumulatorState, LoraTarget, LoraWeights, validate
 from localhyper.whitening import InputMoment
 
-VERSION = 2
+VERSION = 3
 STALE_SECONDS = 30 * 24 * 3600
 logger = logging.getLogger(__name__)
 
@@ -100,8 +100,11 @@ def _to_arrays(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
         for name, target in weights.targets.items() if weights is not None else ():
             arrays[f"{part}/{name}/a"], arrays[f"{part}/{name}/b"] = target.a, target.b
     for name, moment in checkpoint.moments.items():
-        # Symmetric: the half is enough, and is most of the file.
-        arrays[f"moment/{name}"] = moment.second[:, *np.triu_indices(moment.second.shape[1])]
+        if moment.rows is not None:
+            arrays[f"rows/{name}"] = moment.rows
+        elif moment.second is not None:
+            # Symmetric: the half is enough, and is most of the file.
+            arrays[f"moment/{name}"] = moment.second[:, *np.triu_indices(moment.second.shape[1])]
     return arrays
 
 
@@ -120,10 +123,17 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> Checkpoint:
         return validate(LoraWeights(targets))
 
     state = AccumulatorState(part("settled"), part("pending"), float(about["kept_share"]))
-    moments = {
-        name: InputMoment(_symmetric(arrays[f"moment/{name}"]), int(tokens)) for name, tokens in about["tokens"].items()
-    }
+    moments = {name: _moment(arrays, name, int(tokens)) for name, tokens in about["tokens"].items()}
     return Checkpoint(int(about["done"]), state, moments)
+
+
+def _moment(arrays: dict[str, NDArray[np.generic]], name: str, tokens: int) -> InputMoment:
+    rows = arrays.get(f"rows/{name}")
+    if rows is None:
+        return InputMoment(tokens, second=_symmetric(arrays[f"moment/{name}"]))
+    if rows.dtype != np.float32 or rows.ndim != 3 or rows.shape[1] != tokens or not np.isfinite(rows).all():
+        raise ValueError("inputs of the wrong type")
+    return InputMoment(tokens, rows=rows.astype(np.float32, copy=False))
 
 
 def _symmetric(half: NDArray[np.generic]) -> NDArray[np.float32]:

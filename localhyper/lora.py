@@ -75,32 +75,37 @@ class Metric:
 
     def moment(self, index: int) -> FloatArray:
         """C of a layer, float32 [d_in, d_in]; a floor of 1 where it is not known."""
-        return self._with_identity(index, self.excess[index]) * self._floor(index)
+        basis, floor = self.basis[index], self._floor(index)
+        whole: FloatArray = (basis * (self.excess[index] * floor)) @ basis.T
+        whole[np.diag_indices(len(whole))] += floor
+        return whole
 
-    def inverse(self, index: int) -> FloatArray:
-        """C⁻¹ of a layer, likewise."""
-        return self._with_identity(index, -self.excess[index] / (1 + self.excess[index])) / self._floor(index)
+    def times(self, index: int, rows: FloatArray) -> FloatArray:
+        """R·C, float32 [m, d_in], for rows R [m, d_in]."""
+        return self._turn(index, rows, self.excess[index]) * self._floor(index)
+
+    def over(self, index: int, rows: FloatArray) -> FloatArray:
+        """R·C⁻¹, likewise."""
+        return self._turn(index, rows, -self.shrink(index)) / self._floor(index)
+
+    def shrink(self, index: int) -> FloatArray:
+        """What C⁻¹ takes away along the basis, float32 [k]: excess / (1 + excess)."""
+        shrink: FloatArray = self.excess[index] / (1 + self.excess[index])
+        return shrink
+
+    def spread(self, index: int, second: FloatArray) -> float:
+        """tr(S·C⁻¹) of a layer for S float32 [d_in, d_in]."""
+        along = np.einsum("ij,ij->j", self.basis[index], second @ self.basis[index])
+        return float((np.trace(second) - along @ self.shrink(index)) / self._floor(index))
 
     def _floor(self, index: int) -> np.float32:
         return np.float32(1 if self.floor is None else self.floor[index])
 
-    def _with_identity(self, index: int, values: FloatArray) -> FloatArray:
+    def _turn(self, index: int, rows: FloatArray, values: FloatArray) -> FloatArray:
+        """R·(I + U diag(values) Uᵀ)."""
         basis = self.basis[index]
-        whole: FloatArray = (basis * values) @ basis.T
-        whole[np.diag_indices(len(whole))] += 1
-        return whole
-
-
-@dataclass(frozen=True)
-class DenseMetric:
-    """Second moment of a target's inputs as it is: `moments` float32 [layers, d_in, d_in]."""
-
-    moments: FloatArray
-
-    def gram(self, index: int, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """R·C·Rᵀ, float64 [m, m], for rows R [m, d_in]."""
-        gram: NDArray[np.float64] = (rows.astype(np.float32) @ self.moments[index]).astype(np.float64) @ rows.T
-        return (gram + gram.T) / 2
+        turned: FloatArray = rows + ((rows @ basis) * values) @ basis.T
+        return turned
 
 
 class Measure(Protocol):

@@ -18,39 +18,79 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from localhyper.errors import AdapterError
-from localhyper.lora import DenseMetric, FloatArray, LoraTarget, LoraWeights, Metric
+from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric
 
 
 @dataclass(frozen=True)
 class InputMoment:
-    """S of one target's inputs.
+    """S of one target's inputs, as long as it is the smaller form the inputs themselves.
 
     Attributes:
-        second: float32 [layers, d_in, d_in], Σ m mᵀ.
         tokens: Number of inputs summed.
+        rows: float32 [layers, tokens, d_in], the inputs; None once there are many.
+        second: float32 [layers, d_in, d_in], Σ m mᵀ; None until then.
     """
 
-    second: FloatArray
     tokens: int
+    rows: FloatArray | None = None
+    second: FloatArray | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Layers and d_in."""
+        held = self.rows if self.rows is not None else self.second
+        return (0, 0) if held is None else (held.shape[0], held.shape[2])
 
 
 def add_inputs(moment: InputMoment | None, inputs: FloatArray) -> InputMoment:
     """S with the inputs of one more chunk, float32 [layers, tokens, d_in]. `moment` must not be used any more."""
+    count, width = inputs.shape[1:]
     if moment is None:
-        return InputMoment(np.matmul(inputs.transpose(0, 2, 1), inputs), inputs.shape[1])
-    for layer, rows in enumerate(inputs):
-        moment.second[layer] += rows.T @ rows
-    return InputMoment(moment.second, moment.tokens + inputs.shape[1])
+        return InputMoment(count, rows=inputs)
+    total = moment.tokens + count
+    if moment.second is not None:
+        for layer, rows in enumerate(inputs):
+            moment.second[layer] += rows.T @ rows
+        return InputMoment(total, second=moment.second)
+    assert moment.rows is not None
+    together = np.concatenate((moment.rows, inputs), axis=1)
+    # From about here on, one inverse of d_in costs less than the products with every row.
+    if total <= 5 * width // 6:
+        return InputMoment(total, rows=together)
+    return InputMoment(total, second=np.matmul(together.transpose(0, 2, 1), together))
+
+
+@dataclass(frozen=True)
+class DocumentMetric:
+    """(w C + S) / (w + T): the moment of a document's inputs, in which its sum is recompressed."""
+
+    generic: Metric
+    own: InputMoment
+    weight: float
+
+    def gram(self, index: int, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        """R·M·Rᵀ, float64 [m, m], for rows R [m, d_in]."""
+        assert self.generic.floor is not None
+        gram = self.generic.gram(index, rows) * (self.weight * float(self.generic.floor[index]))
+        narrow = rows.astype(np.float32)
+        if self.own.rows is not None:
+            answers = (narrow @ self.own.rows[index].T).astype(np.float64)
+            gram += answers @ answers.T
+        elif self.own.second is not None:
+            half = (narrow @ self.own.second[index]).astype(np.float64) @ rows.T
+            gram += (half + half.T) / 2
+        return gram / (self.weight + self.own.tokens)
 
 
 @dataclass(frozen=True)
 class Whitened:
-    """The turned weights, and the moment (w C + S) / (w + T) of each target in which to recompress them."""
+    """The turned weights, and the moment of each target in which to recompress them."""
 
     weights: LoraWeights
-    metrics: Mapping[str, DenseMetric]
+    metrics: Mapping[str, DocumentMetric]
 
 
 def whiten(
@@ -72,23 +112,44 @@ def whiten(
         metric, target = metrics.get(name), targets.get(name)
         if target is None or metric is None or metric.floor is None:
             raise AdapterError(f"`{name}` cannot be whitened: the hypernetwork has no input moment for it")
-        width = target.a.shape[2]
-        if moment.second.shape != (len(target.layers), width, width):
-            raise AdapterError(f"`{name}` has width {width}, its input moment is {list(moment.second.shape)}")
-        targets[name], measured[name] = _whiten_target(target, moment, metric, weight)
+        wanted = (len(target.layers), target.a.shape[2])
+        if moment.shape != wanted:
+            raise AdapterError(f"`{name}` has {wanted[0]} layers of width {wanted[1]}, its inputs {moment.shape}")
+        rows = [_turn(a, layer, moment, metric, weight) for layer, a in enumerate(target.a)]
+        targets[name] = LoraTarget(target.layers, np.stack(rows), target.b)
+        measured[name] = DocumentMetric(metric, moment, weight)
     return Whitened(LoraWeights(targets), measured)
 
 
-def _whiten_target(
-    target: LoraTarget, moment: InputMoment, metric: Metric, weight: float
-) -> tuple[LoraTarget, DenseMetric]:
-    rows, total = [], np.empty_like(moment.second)
-    for layer in range(len(target.layers)):
-        generic = metric.moment(layer)
-        mixed = weight * generic + moment.second[layer]
-        turned, spread = np.linalg.inv(mixed), metric.inverse(layer)
-        before, after = float(np.vdot(moment.second[layer], spread)), float(np.vdot(moment.second[layer], turned))
-        scale = before / after if after > 0 else weight
-        rows.append((target.a[layer] @ (scale * (generic @ turned))).astype(np.float32))
-        total[layer] = mixed / np.float32(weight + moment.tokens)
-    return LoraTarget(target.layers, np.stack(rows), target.b), DenseMetric(total)
+def _turn(a: FloatArray, layer: int, moment: InputMoment, metric: Metric, weight: float) -> FloatArray:
+    """A' of one layer, float32 [rank, d_in]."""
+    if moment.rows is not None:
+        return _turn_by_rows(a, layer, moment.rows[layer], metric, weight)
+    assert moment.second is not None
+    second = moment.second[layer]
+    inverse = np.linalg.inv(weight * metric.moment(layer) + second)
+    scale = _scale(metric.spread(layer, second), float(np.vdot(second, inverse)), weight)
+    turned: FloatArray = (metric.times(layer, a) * scale) @ inverse
+    return turned
+
+
+def _turn_by_rows(a: FloatArray, layer: int, rows: FloatArray, metric: Metric, weight: float) -> FloatArray:
+    """The same through the Woodbury identity: an inverse as large as there are tokens.
+
+    (w C + MᵀM)⁻¹ = (C⁻¹ - C⁻¹Mᵀ (w I + G)⁻¹ M C⁻¹) / w and tr(S (w C + S)⁻¹) = tr(G (w I + G)⁻¹), with G = M C⁻¹ Mᵀ.
+    """
+    whitened = metric.over(layer, rows)
+    gram = whitened @ rows.T
+    shifted = gram.copy()
+    shifted[np.diag_indices(len(gram))] += weight
+    inverse: FloatArray = np.linalg.inv(shifted)
+    scale = _scale(float(np.trace(gram)), float(np.vdot(gram, inverse)), weight)
+    overlap: FloatArray = np.matmul(np.matmul(a, rows.T), inverse)
+    turned: FloatArray = a - np.matmul(overlap, whitened)
+    turned *= np.float32(scale / weight)
+    return turned
+
+
+def _scale(before: float, after: float, weight: float) -> np.float32:
+    """s, from the summed answers to the document's own inputs before and after; w where there are none."""
+    return np.float32(before / after if after > 0 else weight)

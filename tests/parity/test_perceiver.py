@@ -288,7 +288,7 @@ def test_onnx_agrees_at_unseen_chunks_and_tokens(tmp_path: Path) -> None:
     path = tmp_path / "perceiver.onnx"
     chunks, tokens = torch.export.Dim("chunks", min=1, max=64), torch.export.Dim("tokens", min=2, max=4096)
     example = (torch.randn(2, 2, 9, 12), torch.zeros(2, 0, 9, 20), torch.ones(2, 9), torch.ones(1))
-    shapes = ({0: chunks, 2: tokens}, {0: chunks, 2: tokens}, {0: chunks, 1: tokens}, {})
+    shapes: tuple[dict[int, Any], ...] = ({0: chunks, 2: tokens}, {0: chunks, 2: tokens}, {0: chunks, 1: tokens}, {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own use of what torch deprecates
         program = torch.onnx.export(net, example, dynamo=True, dynamic_shapes=shapes, optimize=True, verbose=False)

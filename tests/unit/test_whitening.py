@@ -38,8 +38,13 @@ def rng() -> np.random.Generator:
 def test_a_metric_gives_its_moment_and_the_inverse_of_it(rng: np.random.Generator) -> None:
     one = metric(rng)
     for layer in range(len(LAYERS)):
-        np.testing.assert_allclose(one.moment(layer) @ one.inverse(layer), np.eye(D_IN), atol=1e-4)
+        np.testing.assert_allclose(one.over(layer, one.moment(layer)), np.eye(D_IN), atol=1e-4)
         rows = rng.standard_normal((3, D_IN))
+        narrow = rows.astype(np.float32)
+        np.testing.assert_allclose(one.times(layer, narrow), narrow @ one.moment(layer), rtol=1e-3, atol=1e-4)
+        second = narrow.T @ narrow
+        wanted = np.trace(np.linalg.solve(one.moment(layer).astype(np.float64), second))
+        assert one.spread(layer, second) == pytest.approx(wanted, rel=1e-3)
         assert one.floor is not None
         np.testing.assert_allclose(
             one.gram(layer, rows) * one.floor[layer], rows @ one.moment(layer) @ rows.T, rtol=1e-4
@@ -47,11 +52,34 @@ def test_a_metric_gives_its_moment_and_the_inverse_of_it(rng: np.random.Generato
 
 
 def test_moments_add_up_over_chunks(rng: np.random.Generator) -> None:
-    one, two = inputs(rng, 7), inputs(rng, 5)
-    moment = add_inputs(add_inputs(None, one), two)
-    whole = np.concatenate((one, two), axis=1)
-    np.testing.assert_allclose(moment.second, np.matmul(whole.transpose(0, 2, 1), whole), rtol=1e-4, atol=1e-4)
-    assert moment.tokens == 12
+    parts = [inputs(rng, count) for count in (7, 5, 9, 4)]
+    moment, seen = None, 0
+    for number, part in enumerate(parts):
+        moment, seen = add_inputs(moment, part), seen + part.shape[1]
+        assert moment.tokens == seen and moment.shape == (len(LAYERS), D_IN)
+        assert (moment.second is None) is (seen <= 20) and (moment.rows is None) is (seen > 20)
+        whole = np.concatenate(parts[: number + 1], axis=1)
+        if moment.second is not None:
+            np.testing.assert_allclose(moment.second, np.matmul(whole.transpose(0, 2, 1), whole), rtol=1e-4, atol=1e-4)
+        else:
+            np.testing.assert_array_equal(moment.rows, whole)
+
+
+@pytest.mark.parametrize("tokens", [1, 16, 40])
+def test_inputs_and_their_moment_turn_alike_and_as_the_formula_says(rng: np.random.Generator, tokens: int) -> None:
+    one, rows, given, weight = metric(rng), inputs(rng, tokens), weights(rng), 5.0
+    second = np.matmul(rows.transpose(0, 2, 1), rows)
+    by_rows = whiten(given, {NAME: InputMoment(tokens, rows=rows)}, {NAME: one}, weight)
+    by_moment = whiten(given, {NAME: InputMoment(tokens, second=second)}, {NAME: one}, weight)
+    for layer, a in enumerate(given.targets[NAME].a):
+        generic, own = one.moment(layer).astype(np.float64), second[layer].astype(np.float64)
+        inverse = np.linalg.inv(weight * generic + own)
+        wanted = np.trace(own @ np.linalg.inv(generic)) / np.trace(own @ inverse) * (a @ generic @ inverse)
+        probe = rng.standard_normal((3, D_IN))
+        mixed = probe @ (weight * generic + own) @ probe.T / (weight + tokens)
+        for turned in (by_rows, by_moment):
+            np.testing.assert_allclose(turned.weights.targets[NAME].a[layer], wanted, rtol=2e-3, atol=2e-4)
+            np.testing.assert_allclose(turned.metrics[NAME].gram(layer, probe), mixed, rtol=1e-4, atol=1e-4)
 
 
 def test_a_large_weight_leaves_the_sum_as_it_is(rng: np.random.Generator) -> None:
@@ -66,7 +94,8 @@ def test_one_association_answers_its_own_input_as_before_and_others_of_the_docum
     one, rows = metric(rng), inputs(rng, 1)
     # Another input that the key of the first answers too: what they share is what whitening takes out.
     others = rows + 0.5 * inputs(rng, 12)
-    keys = np.stack([rows[i] @ one.inverse(i) / (rows[i] @ one.inverse(i) @ rows[i].T) for i in range(len(LAYERS))])
+    spread = [one.over(i, rows[i]) for i in range(len(LAYERS))]
+    keys = np.stack([spread[i] / (spread[i] @ rows[i].T) for i in range(len(LAYERS))])
     given = LoraWeights(
         {NAME: LoraTarget(LAYERS, keys.astype(np.float32), np.ones((len(LAYERS), D_OUT, 1), np.float32))}
     )
@@ -80,7 +109,7 @@ def test_one_association_answers_its_own_input_as_before_and_others_of_the_docum
 
 def test_the_mean_answer_to_the_documents_inputs_is_kept(rng: np.random.Generator) -> None:
     one, rows = metric(rng), inputs(rng, 40)
-    spread = np.stack([rows[i] @ one.inverse(i) for i in range(len(LAYERS))]).astype(np.float32)
+    spread = np.stack([one.over(i, rows[i]) for i in range(len(LAYERS))])
     given = LoraWeights({NAME: LoraTarget(LAYERS, spread, np.zeros((len(LAYERS), D_OUT, 40), np.float32))})
     turned = whiten(given, {NAME: add_inputs(None, rows)}, {NAME: one}, 3.0).weights.targets[NAME].a
     for layer in range(len(LAYERS)):
@@ -115,6 +144,6 @@ def test_what_does_not_fit_is_refused(rng: np.random.Generator, what: str) -> No
     if what == "unknown target":
         moments = {"attn_q": moments[NAME]}
     if what == "other width":
-        moments = {NAME: InputMoment(np.zeros((2, 3, 3), np.float32), 3)}
+        moments = {NAME: InputMoment(3, second=np.zeros((2, 3, 3), np.float32))}
     with pytest.raises(AdapterError, match=r"ffn_down|attn_q"):
         whiten(weights(rng), moments, metrics, 1.0)

@@ -1,0 +1,94 @@
+"""The base model's own replies to requests that no document is about, for the unrelated objective.
+
+Replies of a data set would only say what the base thinks of somebody else's words. On its own ones, the objective holds
+an adapted model to how the base begins, goes on and ends: an attached document must not make everyday answers short.
+
+    python -m localhyper.export.own_replies --base MODEL.gguf --data DATA --out DATA/own_replies.jsonl.gz
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import random
+import re
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from localhyper.atomic import write_bytes_atomic
+from localhyper.engine import Engine, EngineConfig
+from localhyper.errors import LocalHyperError
+from localhyper.evaluate.columns import ask
+from localhyper.export.data import read_instructions
+from localhyper.llama_engine import LlamaEngine
+from localhyper.progress import CancelToken
+
+PLACE = re.compile(r"{(\w+)}")
+
+
+def everyday_requests(rng: random.Random, count: int) -> list[str]:
+    """Different requests drawn from the forms of `everyday.toml`; fewer if there are not so many."""
+    table = tomllib.loads(resources.files("localhyper.export").joinpath("everyday.toml").read_text(encoding="utf-8"))
+    forms: list[str] = table["forms"]
+    words: dict[str, list[str]] = table["words"]
+    found: dict[str, None] = {}
+    for _ in range(20 * count):
+        if len(found) == count:
+            break
+        form = rng.choice(forms)
+        found[PLACE.sub(lambda match: rng.choice(words[match[1]]), form)] = None
+    return list(found)
+
+
+def requests(data: Path, instructions: Sequence[str], everyday: int, taken: int, seed: int) -> list[str]:
+    """Everyday requests and `taken` ones of instruction sets, shuffled."""
+    rng = random.Random(seed)
+    found = [pair.question for name in instructions for pair in read_instructions(data / name)]
+    drawn = rng.sample(found, min(taken, len(found))) + everyday_requests(rng, everyday)
+    rng.shuffle(drawn)
+    return drawn
+
+
+def replies(engine: Engine, asked: Sequence[str], max_tokens: int) -> Iterator[dict[str, str]]:
+    """Each request with the greedy reply; requests that get an empty one are left out."""
+    for request in track(asked, "asking", console=Console(stderr=True)):
+        reply = ask(engine, request, max_tokens, CancelToken())
+        if reply:
+            yield {"question": request, "answer": reply}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the file."""
+    parser = argparse.ArgumentParser(prog="python -m localhyper.export.own_replies", description=__doc__.split("\n")[0])
+    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
+    parser.add_argument("--data", type=Path, required=True, help="folder the instruction sets lie in")
+    parser.add_argument("--instructions", nargs="*", default=["sni/extra.jsonl.gz"], help="instruction sets, inside it")
+    parser.add_argument("--everyday", type=int, default=500, help="requests made from everyday.toml")
+    parser.add_argument("--taken", type=int, default=200, help="requests taken from the instruction sets")
+    parser.add_argument("--max-tokens", type=int, default=64, help="longest reply; a row of training holds no more")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines `{question, answer}`, gzip'd")
+    options = parser.parse_args(argv)
+    try:
+        asked = requests(options.data, options.instructions, options.everyday, options.taken, options.seed)
+        with LlamaEngine.load(options.base, EngineConfig(n_ctx=1024)) as engine:
+            rows = list(replies(engine, asked, options.max_tokens))
+    except LocalHyperError as error:
+        parser.exit(error.exit_code, f"error: {error.message}\n")
+    text = io.BytesIO()
+    with gzip.GzipFile(fileobj=text, mode="wb", mtime=0) as stream:
+        stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    write_bytes_atomic(options.out, text.getvalue())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
