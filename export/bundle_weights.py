@@ -1,15 +1,15 @@
 """Weights back out of a bundle, so that training can go on from one that was shipped.
 
 The exporter folds constants: a weight may lie in the file transposed, reshaped, or as its exponential, under a name
-that says nothing. But what it does depends on the graph alone. So a twin of the same sizes with random weights is
-exported, each of its tensors is found in its file by value, and the bundle's weights lie in the same places. What comes
-out is held to the bundle by running both.
+that says nothing, or be one with another that happens to be equal. But which input of which node it feeds depends on
+the sizes alone. So a twin of the same sizes with random weights is exported, each of its tensors is found in its file
+by value, and the bundle's weights feed the same inputs. What comes out is held to the bundle by running both.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from localhyper.hypernet import OnnxHypernetwork
 
 HALF = ".half"
 FloatArray = NDArray[np.float32]
+Use = tuple[int, int] | str  # number of a node and of its input, or an output of the graph
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,14 @@ FORMS = (
 )
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor, or a slice of it, lies in a file: one of its uses."""
+
+    use: Use
+    form: Form
+
+
 def read_bundle_weights(path: Path, config: AssociationConfig) -> dict[str, Tensor]:
     """The state dict of the hypernetwork in a bundle, float32 with the values that the file holds.
 
@@ -56,21 +65,27 @@ def read_bundle_weights(path: Path, config: AssociationConfig) -> dict[str, Tens
         HypernetworkError: No bundle of these sizes, or one whose graph this version's exporter makes differently.
     """
     OnnxHypernetwork.load(path)  # checks a stranger's file before anything else reads it
-    held = _initializers(onnx.load(path))
     twin = _twin(config)
     places = _places(twin, path)
-    state = {}
-    for name, own in twin.state_dict().items():
-        place, form = places[name]
-        if place not in held or held[place].size != own.numel():
-            raise HypernetworkError(
-                f"bundle {path} does not have `{name}` where it was looked for",
-                "is the recipe the one that the bundle was trained by?",
-            )
-        values = form.back(torch.from_numpy(held[place].copy()).reshape(form.there(own).shape))
-        state[name] = values.contiguous()
+    held = _by_use(onnx.load(path))
+    state = {name: _found(own, places[name], held, path) for name, own in twin.state_dict().items()}
     _check(path, config, state)
     return state
+
+
+def _found(own: Tensor, places: Sequence[Place], held: Mapping[Use, FloatArray], path: Path) -> Tensor:
+    """The bundle's values of one tensor, of which the twin's is `own`."""
+    parts = []
+    for place, twin_part in zip(places, [own] if len(places) == 1 else own, strict=True):
+        values = held.get(place.use)
+        if values is None or values.size != twin_part.numel():
+            raise HypernetworkError(
+                f"bundle {path} has other weights than looked for at {place.use}",
+                "is the recipe the one that the bundle was trained by?",
+            )
+        shape = place.form.there(twin_part).shape
+        parts.append(place.form.back(torch.from_numpy(values.copy()).reshape(shape)).contiguous())
+    return parts[0] if len(parts) == 1 else torch.stack(parts)
 
 
 def _twin(config: AssociationConfig) -> AssociationHypernetwork:
@@ -84,44 +99,49 @@ def _twin(config: AssociationConfig) -> AssociationHypernetwork:
     return twin
 
 
-def _places(twin: AssociationHypernetwork, path: Path) -> dict[str, tuple[str, Form]]:
+def _places(twin: AssociationHypernetwork, path: Path) -> dict[str, list[Place]]:
     """Where each tensor of the twin lies in its file, and in which form."""
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / "twin.onnx"
         export_graph(BundleGraph(twin), draft)
-        held = _initializers(onnx.load(draft))
-    by_size: dict[int, list[str]] = {}
-    for name, values in held.items():
-        by_size.setdefault(values.size, []).append(name)
+        held = _by_use(onnx.load(draft))
+    by_size: dict[int, list[Use]] = {}
+    for use, values in held.items():
+        by_size.setdefault(values.size, []).append(use)
     found = {}
     for name, tensor in twin.state_dict().items():
-        match = next((m for m in _matches(tensor, held, by_size)), None)
-        if match is None:
+        whole = _place(tensor, held, by_size)
+        # The exporter cuts small tensors into the slices that are used.
+        places = [whole] if whole else [_place(part, held, by_size) for part in tensor]
+        if not places or None in places:
             raise HypernetworkError(f"this version's exporter hides `{name}`: weights of {path} cannot be read back")
-        found[name] = match
+        found[name] = [place for place in places if place]
     return found
 
 
-def _matches(
-    tensor: Tensor, held: Mapping[str, FloatArray], by_size: Mapping[int, list[str]]
-) -> list[tuple[str, Form]]:
-    """Every place and form that has the tensor's values."""
-    out = []
+def _place(tensor: Tensor, held: Mapping[Use, FloatArray], by_size: Mapping[int, list[Use]]) -> Place | None:
+    """The first place and form that has the tensor's values."""
     for form in FORMS:
         wanted = form.there(tensor).reshape(-1).numpy()
-        for place in by_size.get(tensor.numel(), ()):
-            if np.allclose(held[place].reshape(-1), wanted, rtol=1e-6, atol=0):
-                out.append((place, form))
-    return out
+        for use in by_size.get(tensor.numel(), ()):
+            if np.allclose(held[use].reshape(-1), wanted, rtol=1e-6, atol=0):
+                return Place(use, form)
+    return None
 
 
-def _initializers(model: onnx.ModelProto) -> dict[str, FloatArray]:
-    """Every float tensor of the graph by the name it had before it was halved."""
-    return {
+def _by_use(model: onnx.ModelProto) -> dict[Use, FloatArray]:
+    """Every float tensor by each of its uses; a tensor that was halved counts as where it is cast back."""
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+    values = {
         entry.name.removesuffix(HALF): numpy_helper.to_array(entry).astype(np.float32)
         for entry in model.graph.initializer
-        if entry.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
+        if entry.data_type in floats
     }
+    uses: dict[Use, FloatArray] = {out.name: values[out.name] for out in model.graph.output if out.name in values}
+    nodes = [node for node in model.graph.node if not (node.op_type == "Cast" and node.input[0].endswith(HALF))]
+    for number, node in enumerate(nodes):
+        uses.update({(number, i): values[name] for i, name in enumerate(node.input) if name in values})
+    return uses
 
 
 def _check(path: Path, config: AssociationConfig, state: Mapping[str, Tensor]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ onnx = pytest.importorskip("onnx", reason="onnx is in the [train] extra")
 
 from localhyper.engine import Activations, BaseModelInfo  # noqa: E402
 from localhyper.errors import HypernetworkError  # noqa: E402
+from localhyper.export.bundle_weights import read_bundle_weights  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.metric import LowRankMoment, low_rank  # noqa: E402
 from localhyper.export.onnx_bundle import BundleGraph, check_parity, rounded, write_bundle  # noqa: E402
@@ -134,3 +136,13 @@ def test_weights_beyond_float16_are_refused(trained: AssociationHypernetwork, tm
     with pytest.raises(HypernetworkError):
         write_bundle(wild, BASE, tmp_path / "wild.onnx", name="wild", prefix="", card={})
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_weights_come_back_out_of_a_bundle(trained: AssociationHypernetwork, bundle: Path) -> None:
+    got, want = read_bundle_weights(bundle, CONFIG), rounded(trained).state_dict()
+    assert got.keys() == want.keys()
+    for name, values in want.items():
+        torch.testing.assert_close(got[name], values, rtol=1e-6, atol=1e-7, msg=name)
+    with pytest.raises(HypernetworkError, match=r"other weights|do not fit"):
+        read_bundle_weights(bundle, replace(CONFIG, width=32))

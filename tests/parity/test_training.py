@@ -25,7 +25,7 @@ from torch import Tensor  # noqa: E402
 
 from localhyper.export.batches import Batch, Collator  # noqa: E402
 from localhyper.export.cache import ActivationCache  # noqa: E402
-from localhyper.export.data import Example, Pair, pick_pairs  # noqa: E402
+from localhyper.export.data import Example, ExampleMaker, Pair, load_corpus, pick_pairs  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.metric import low_rank, second_moments  # noqa: E402
 from localhyper.export.objectives import LossWeights, MetaModel, Surround, add_chunks, probe, shuffle_rows  # noqa: E402
@@ -83,6 +83,7 @@ teacher = 0.2
 reading = ["reading.jsonl"]
 texts = ["text.txt"]
 instructions = ["tasks.jsonl"]
+replies = ["own.jsonl"]
 holdout = 4
 
 [run]
@@ -113,6 +114,8 @@ def write_data(folder: Path) -> None:
     (folder / "reading.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     task = {"definition": "Say it.", "instances": [{"input": f"Say {i}.", "output": f"{i}"} for i in range(9)]}
     (folder / "tasks.jsonl").write_text(json.dumps(task) + "\n", encoding="utf-8")
+    own = [{"question": f"Hello {i}?", "answer": f"I am {i}, how can I help you?"} for i in range(9)]
+    (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
     sentences = (f"Boat {i} came home at dawn." for i in range(80))
     (folder / "text.txt").write_text(" ".join(sentences), encoding="utf-8")
 
@@ -123,7 +126,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("training")
     write_tiny_gguf(folder / "base.gguf", SPEC)
     write_data(folder)
-    # A surround is turned in bfloat16, and scaled by the mean of a process's documents: no two sizes of batch agree.
+    # A surround is scaled by the mean of a process's documents: no two sizes of batch agree.
     kinds = {"recipe": (STEPS, SAVE_EVERY, 2, 0.6), "pair": (1, 1, 2, 0.0), "single": (1, 1, 4, 0.0)}
     for name, (steps, save_every, documents, share) in kinds.items():
         text = RECIPE.format(steps=steps, save_every=save_every, documents=documents, share=share)
@@ -544,8 +547,7 @@ def test_a_surrounded_document_is_one_of_many_chunks(model: MetaModel, batch: Ba
         weights = lora[block]
         assert weights.shared is not None
         got = (weights.b[0] @ weights.a[0] + weights.shared).numpy()
-        # Training turns the sum in bfloat16.
-        np.testing.assert_allclose(got, update, atol=2e-2 * np.abs(update).max())
+        np.testing.assert_allclose(got, update, atol=1e-4 * np.abs(update).max())
 
 
 def test_a_document_writes_less_into_a_longer_one(model: MetaModel, batch: Batch) -> None:
@@ -574,3 +576,29 @@ def test_a_start_that_does_not_fit_is_one_clear_line(ground: Path, tmp_path: Pat
         assert process.wait(CHILD_SECONDS) != 0
         text = log.read_text(encoding="utf-8")
         assert wanted in text and "error: checkpoint" in text and "Traceback" not in text
+
+
+@pytest.mark.slow
+def test_a_new_run_starts_from_a_bundle(ground: Path, tmp_path: Path, start: Start) -> None:
+    first, second, log = tmp_path / "first", tmp_path / "second", tmp_path / "log"
+    # Some steps, so that no two tensors are equal any more and the exporter takes none for another.
+    finish(start([*train_command(ground, "recipe.toml", first), "--stop-at", "5"], log), log)
+    bundle = tmp_path / "made.onnx"
+    where = ["--recipe", str(ground / "recipe.toml"), "--base", str(ground / "base.gguf"), "--out", str(bundle)]
+    finish(start(["localhyper.export.make_bundle", str(first), *where], log), log)
+    finish(start([*train_command(ground, "pair.toml", second), "--init", str(bundle)], log), log)
+    rows = [json.loads(line) for line in (second / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert rows[0]["event"] == "started from" and rows[0]["run"] == "made.onnx" and rows[0]["new parameters"] == []
+    one, two = load(first)["hypernetwork"], load(second)["hypernetwork"]
+    assert two["gain"].sub(one["gain"]).abs().max() < 0.05
+    assert torch.allclose(two["basis"], one["basis"], atol=1e-3), "moments are the bundle's, not made anew"
+
+
+def test_the_bases_own_replies_are_among_what_must_not_change(ground: Path) -> None:
+    tokenizer = load_tokenizer(ground / "base.gguf")
+    names = (["reading.jsonl"], ["text.txt"])
+    train, held = load_corpus(ground, *names, tokenizer, 96, 4, ["tasks.jsonl"], ["own.jsonl"])
+    assert len(train.replies) == 6 and len(held.replies) == 3 and not set(train.replies) & set(held.replies)
+    maker = ExampleMaker(train, tokenizer, 96)
+    drawn = [maker.unrelated(random.Random(i)) for i in range(200)]
+    assert 80 < sum(pair in train.replies for pair in drawn) < 160
