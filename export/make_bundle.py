@@ -42,7 +42,8 @@ def make_card(recipe: Recipe, run: Path, facts: dict[str, Any]) -> dict[str, Any
         "data": {
             "reading": list(recipe.data.reading),
             "filler": list(recipe.data.texts),
-            "shares": {k: v for k, v in vars(recipe.mixture).items() if k in ("facts", "reading", "continuation")},
+            "unrelated": [*recipe.data.instructions, *recipe.data.replies],
+            "shares": {k: getattr(recipe.mixture, k) for k in ("facts", "relations", "reading", "continuation")},
         },
         "documents": facts["steps"] * recipe.run.documents,
         "device": environment.get("device", "unknown"),

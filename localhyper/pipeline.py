@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from localhyper.blas_threads import one_core_left
 from localhyper.bundle import BundleInfo, check_base
 from localhyper.checkpoint import Checkpoint, CheckpointFile
 from localhyper.chunking import Chunk, split_document
@@ -214,7 +215,7 @@ class _Attach:
     def _add(self, activations: Activations, chunks: int) -> None:
         with self._timed("generate"):
             weights = self._hypernetwork.generate(activations, chunks)
-        with self._timed("merge"):
+        with self._timed("merge"), one_core_left():
             self._sum(weights).add(weights)
             self._add_inputs(activations)
 
@@ -242,7 +243,7 @@ class _Attach:
         """The bias appended once, recompressed to the budget."""
         self._cancel.check()
         self._report("merge", 0, 1)
-        with self._timed("merge"):
+        with self._timed("merge"), one_core_left():
             turn = self._whiten if self._hypernetwork.info.whitening else None
             result = self._sum().finish(self._hypernetwork.bias(), self._rank, turn)
             result = Recompressed(even_ranks(result.weights), result.energy_kept)

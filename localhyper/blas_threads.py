@@ -1,0 +1,33 @@
+"""How many threads numpy's matrix products may use."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from localhyper.memory_check import physical_cores
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
+
+
+@contextlib.contextmanager
+def one_core_left() -> Iterator[None]:
+    """Inside, numpy uses all physical cores but one, at least one.
+
+    The threads of OpenBLAS wait for each other by spinning. With as many as there are cores, one other busy process
+    makes them wait for a whole turn of the scheduler at every step: on two cores a merge took 30 s in place of 2 s.
+    """
+    with _controller().limit(limits=max(1, physical_cores() - 1), user_api="blas"):
+        yield
+
+
+@functools.cache
+def _controller() -> ThreadpoolController:
+    """Looks through all loaded libraries once; numpy's is among them."""
+    import numpy as np  # noqa: F401  # before the look
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()

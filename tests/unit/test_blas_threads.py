@@ -1,0 +1,30 @@
+"""A merge leaves a core to other programs, and numpy has all of its threads again afterwards."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from threadpoolctl import threadpool_info
+
+from localhyper import blas_threads
+from localhyper.blas_threads import one_core_left
+
+
+def blas() -> list[int]:
+    """Of the library that numpy brings; torch, where another test has loaded it, brings its own."""
+    found = [one for one in threadpool_info() if one["user_api"] == "blas" and "numpy" in one["filepath"]]
+    return [one["num_threads"] for one in found]
+
+
+@pytest.mark.parametrize(("cores", "wanted"), [(1, 1), (2, 1), (3, 2)])
+def test_all_but_one_core_inside_and_as_before_after_it(
+    monkeypatch: pytest.MonkeyPatch, cores: int, wanted: int
+) -> None:
+    monkeypatch.setattr(blas_threads, "physical_cores", lambda: cores)
+    before = blas()
+    if not before:
+        pytest.skip("this numpy's matrix library cannot be limited")
+    with one_core_left():
+        assert set(blas()) == {wanted}
+        np.ones((8, 8)) @ np.ones((8, 8))
+    assert blas() == before
