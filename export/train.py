@@ -316,7 +316,7 @@ class Run:
         return row
 
     def _one_step(self) -> None:
-        """A step, timed and logged; every `probe_every`-th one with its share of the matmul peak."""
+        """A step, timed and logged; every `probe_every`-th one with its operations and share of the matmul peak."""
         weighed = self.step % self.recipe.run.probe_every == 1
         began = time.monotonic()
         with count_flops(enabled=weighed) as flops:
@@ -327,6 +327,7 @@ class Run:
         row |= {name: round(value, 4) for name, value in vars(result).items() if name != "tokens"}
         row["tokens_per_second"] = round(result.tokens / elapsed, 1)
         if weighed:
+            row["tflop"] = round(flops.total() / 1e12, 3)
             row["matmul_share"] = round(flops.total() / elapsed / self.peak, 3)
         self.log(row)
 

@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,12 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, page to stdout")
+    parser.add_argument("--rounds", type=int, help="rounds of each measurement")
     parser.add_argument("--base", default=Config().base.name, help="name or file of the base model")
     parser.add_argument("--hypernet", default="", help="name or file of the hypernetwork")
     parser.add_argument("--out", type=Path, help="where to write the page instead")
     options = parser.parse_args(arguments)
     try:
-        text = _measure(QUICK if options.quick else Plan(), options.base, options.hypernet, options.quick)
+        plan, command = (QUICK, "python -m tests.benchmarks --quick") if options.quick else (Plan(), "make bench")
+        if options.rounds:
+            plan = replace(plan, rounds=max(1, options.rounds))
+            command = f"python -m tests.benchmarks{' --quick' if options.quick else ''} --rounds {plan.rounds}"
+        text = _measure(plan, options.base, options.hypernet, command)
     except LocalHyperError as error:
         print(f"error: {error.message}", *([f"hint: {error.hint}"] if error.hint else []), sep="\n", file=sys.stderr)
         return error.exit_code
@@ -47,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _measure(plan: Plan, base: str, hypernet: str, quick: bool) -> str:
+def _measure(plan: Plan, base: str, hypernet: str, command: str) -> str:
     """Load the models, run the benchmarks in a home of their own, return the page."""
     machine = this_machine()
     registry = load_registry()  # models may lie in the user's home; everything made here does not
@@ -59,7 +65,6 @@ def _measure(plan: Plan, base: str, hypernet: str, quick: bool) -> str:
         bundle = registry.find_hypernetwork(engine.info.fingerprint, name=hypernet or None)
         hypernetwork = OnnxHypernetwork.load(bundle, expected_base=engine.info)
         figures = Bench(plan, engine, hypernetwork, Path(folder)).measure()
-        command = "python -m tests.benchmarks --quick" if quick else "make bench"
         day = datetime.now(UTC).date().isoformat()
         return page(figures, machine, engine.info, hypernetwork.info, plan.rounds, command, day)
 

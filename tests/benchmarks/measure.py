@@ -69,8 +69,8 @@ class Bench:
 
     def measure(self) -> Figures:
         """Everything."""
-        comparisons = [*self._attach(), *self._first_token(), self._decode()]
-        comparisons += [made for made in [self._hypernetwork()] if made is not None]
+        network = self._hypernetwork()
+        comparisons = [*self._attach(), *self._first_token(), self._decode(), *([network] if network else [])]
         stages = {
             tokens: {stage: median(values) for stage, values in by_stage.items()}
             for tokens, by_stage in self._stages.items()
@@ -206,7 +206,7 @@ class Bench:
             self.hypernetwork.generate(chunk)
             between = time.perf_counter()
             with torch.inference_mode():
-                graph(hidden, ffn)
+                graph(hidden, ffn, torch.ones(1))
             if turn:
                 by_onnx.append(between - started)
                 by_torch.append(time.perf_counter() - between)
