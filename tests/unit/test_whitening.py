@@ -7,7 +7,7 @@ import pytest
 
 from localhyper.errors import AdapterError
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric, recompress
-from localhyper.whitening import InputMoment, add_inputs, whiten
+from localhyper.whitening import SMALL_BLOCK, InputMoment, add_inputs, invert_positive, whiten
 
 LAYERS, D_IN, D_OUT = (2, 5), 24, 10
 NAME = "ffn_down"
@@ -133,6 +133,15 @@ def test_recompression_in_the_documents_moment_keeps_what_acts_on_its_inputs(rng
     inside, plain = recompress(turned.weights, 3, turned.metrics), recompress(turned.weights, 3)
     assert lost(inside.weights) < lost(plain.weights)
     assert 0 < inside.energy_kept < 1
+
+
+@pytest.mark.parametrize("size", [1, SMALL_BLOCK, SMALL_BLOCK + 1, 3 * SMALL_BLOCK + 7])
+def test_the_inverse_of_a_moment_is_exact_to_more_than_a_file_holds(rng: np.random.Generator, size: int) -> None:
+    scales = np.geomspace(1, 30, size)
+    rows = rng.standard_normal((2 * size + 5, size)) * scales
+    moment = (rows.T @ rows + np.eye(size)).astype(np.float32)
+    wanted = np.linalg.inv(moment.astype(np.float64))
+    np.testing.assert_allclose(invert_positive(moment), wanted, atol=2e-4 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("what", ["no floor", "no metric", "unknown target", "other width"])
