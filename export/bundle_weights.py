@@ -16,18 +16,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
 from localhyper.errors import HypernetworkError, LocalHyperError
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork
-from localhyper.export.metric import LowRankMoment
-from localhyper.export.onnx_bundle import PARITY, BundleGraph, check_parity, export_graph
+from localhyper.export.onnx_bundle import HALF, PARITY, BundleGraph, check_parity, export_graph
 from localhyper.hypernet import OnnxHypernetwork
+from localhyper.lora import FloatArray
 
-HALF = ".half"
-FloatArray = NDArray[np.float32]
 Use = tuple[int, int] | str  # number of a node and of its input, or an output of the graph
 
 
@@ -39,11 +36,15 @@ class Form:
     back: Callable[[Tensor], Tensor]
 
 
-FORMS = (
-    Form(lambda t: t, lambda t: t),
-    Form(lambda t: t.transpose(-1, -2) if t.dim() > 1 else t, lambda t: t.transpose(-1, -2) if t.dim() > 1 else t),
-    Form(torch.exp, torch.log),
-)
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def _transposed(tensor: Tensor) -> Tensor:
+    return tensor.mT if tensor.dim() > 1 else tensor
+
+
+FORMS = (Form(_as_it_is, _as_it_is), Form(_transposed, _transposed), Form(torch.exp, torch.log))
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,8 @@ def _found(own: Tensor, places: Sequence[Place], held: Mapping[Use, FloatArray],
 
 def _twin(config: AssociationConfig) -> AssociationHypernetwork:
     """The same sizes; random values that no two tensors share, and that exp and log bear."""
-    blocks, rank = len(config.blocks), config.metric_rank
     generator = torch.Generator().manual_seed(0)
-    moment = LowRankMoment(torch.zeros(blocks, config.ffn, rank), torch.zeros(blocks, rank), torch.zeros(blocks))
-    twin = AssociationHypernetwork(config, moment).eval()
+    twin = AssociationHypernetwork(config).eval()
     for tensor in [*twin.parameters(), *twin.buffers()]:
         tensor.data = 0.5 + torch.rand(tensor.shape, generator=generator)
     return twin

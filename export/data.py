@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from tokenizers import Tokenizer
 
@@ -20,6 +21,7 @@ from localhyper.errors import ConfigError
 from localhyper.evaluate.facts import Fact, Split, make_facts
 from localhyper.export.relations import make_relations
 
+T = TypeVar("T")
 OWN_REPLIES = 0.6  # share of the base's own replies among unrelated questions, where there are any
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
 
@@ -270,25 +272,22 @@ def load_corpus(
         texts: Plain-text files.
         tokenizer: The base model's tokenizer.
         max_tokens: Most tokens of a context.
-        holdout: Every `holdout`-th reading context and request and the last tenth of every text are held out.
+        holdout: Every `holdout`-th reading context, request and reply is held out, and the last tenth of every text.
         instructions: Instruction-set files.
         replies: Files of the base model's own replies.
     """
-    examples = [example for name in reading for example in read_reading(root / name, tokenizer, max_tokens)]
+    examples, held_examples = _hold_out(
+        [example for name in reading for example in read_reading(root / name, tokenizer, max_tokens)], holdout
+    )
+    requests, held_requests = _hold_out([p for name in instructions for p in read_instructions(root / name)], holdout)
+    own, held_own = _hold_out([p for name in replies for p in read_replies(root / name)], holdout)
     sentences = [read_sentences(root / name) for name in texts]
     cut = [len(s) * 9 // 10 for s in sentences]
-    requests = [pair for name in instructions for pair in read_instructions(root / name)]
-    own = [pair for name in replies for pair in read_replies(root / name)]
-    train = Corpus(
-        [e for i, e in enumerate(examples) if i % holdout],
-        [s[:c] for s, c in zip(sentences, cut, strict=True)],
-        [p for i, p in enumerate(requests) if i % holdout],
-        [p for i, p in enumerate(own) if i % holdout],
-    )
-    held = Corpus(
-        [e for i, e in enumerate(examples) if i % holdout == 0],
-        [s[c:] for s, c in zip(sentences, cut, strict=True)],
-        [p for i, p in enumerate(requests) if i % holdout == 0],
-        [p for i, p in enumerate(own) if i % holdout == 0],
-    )
+    train = Corpus(examples, [s[:c] for s, c in zip(sentences, cut, strict=True)], requests, own)
+    held = Corpus(held_examples, [s[c:] for s, c in zip(sentences, cut, strict=True)], held_requests, held_own)
     return train, held
+
+
+def _hold_out(items: Sequence[T], every: int) -> tuple[list[T], list[T]]:
+    """All but every `every`-th item, from the first, and those."""
+    return [item for i, item in enumerate(items) if i % every], list(items[::every])

@@ -11,6 +11,7 @@ import torch
 
 from localhyper.base_header import read_base_info
 from localhyper.errors import ConfigError, LocalHyperError
+from localhyper.export.command_line import refuse
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.onnx_bundle import write_bundle
 from localhyper.export.train_config import Recipe, load_recipe
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         base = read_base_info(options.base)
         parity = write_bundle(hypernetwork, base, options.out, name=recipe.name, prefix=recipe.chunk_prefix, card=card)
     except LocalHyperError as error:
-        parser.exit(error.exit_code, f"error: {error.message}\n" + (f"\nhint: {error.hint}\n" if error.hint else ""))
+        refuse(parser, error)
     size = options.out.stat().st_size / 2**20
     print(f"{options.out}: {size:.1f} MiB, torch = ONNX within {parity.max_difference:.1e} at lengths {parity.lengths}")
     return 0

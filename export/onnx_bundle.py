@@ -31,6 +31,7 @@ from localhyper.hypernet import BUNDLE_FORMAT, METADATA_KEY, OnnxHypernetwork
 TARGET = "ffn_down"
 OPSET = 20
 HALF_ABOVE = 4096  # smaller tensors stay float32: norms, gains and biases cost nothing and shift everything
+HALF = ".half"  # ends the name of an initializer that lies in the file as float16 and is cast up
 PARITY = 1e-4
 
 
@@ -109,9 +110,9 @@ def halve_initializers(model: onnx.ModelProto) -> None:
                 f"weight {initializer.name} does not fit float16", "retrain with a smaller learning rate"
             )
         name = initializer.name
-        casts.append(helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+        casts.append(helper.make_node("Cast", [name + HALF], [name], to=TensorProto.FLOAT))
         model.graph.initializer.remove(initializer)
-        model.graph.initializer.append(numpy_helper.from_array(half, f"{name}.half"))
+        model.graph.initializer.append(numpy_helper.from_array(half, name + HALF))
     nodes = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend(casts + nodes)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import io
 import json
 import random
 import re
@@ -27,6 +26,7 @@ from localhyper.atomic import write_bytes_atomic
 from localhyper.engine import Engine, EngineConfig
 from localhyper.errors import LocalHyperError
 from localhyper.evaluate.columns import ask
+from localhyper.export.command_line import refuse
 from localhyper.export.data import read_instructions
 from localhyper.llama_engine import LlamaEngine
 from localhyper.progress import CancelToken
@@ -82,11 +82,9 @@ def main(argv: list[str] | None = None) -> int:
         with LlamaEngine.load(options.base, EngineConfig(n_ctx=1024)) as engine:
             rows = list(replies(engine, asked, options.max_tokens))
     except LocalHyperError as error:
-        parser.exit(error.exit_code, f"error: {error.message}\n")
-    text = io.BytesIO()
-    with gzip.GzipFile(fileobj=text, mode="wb", mtime=0) as stream:
-        stream.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
-    write_bytes_atomic(options.out, text.getvalue())
+        refuse(parser, error)
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes_atomic(options.out, gzip.compress(lines.encode(), mtime=0))
     return 0
 
 

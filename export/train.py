@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.export.batches import Batch, Collator
+from localhyper.export.command_line import refuse
 from localhyper.export.data import Corpus, ExampleMaker, Mixture, load_corpus
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.metric import low_rank, second_moments
@@ -389,10 +390,7 @@ def main(argv: list[str] | None = None) -> int:
         dtype = fast_dtype(options.device) if options.dtype == "auto" else getattr(torch, options.dtype)
         Run(recipe, options.base, options.data, options.out, options.device, dtype, options.init).train(options.stop_at)
     except LocalHyperError as error:
-        parser.exit(
-            error.exit_code,
-            f"error: {error.message}\n\nhint: {error.hint}\n" if error.hint else f"error: {error.message}\n",
-        )
+        refuse(parser, error)
     return 0
 
 

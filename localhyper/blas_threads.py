@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from localhyper.memory_check import physical_cores
+from localhyper.memory_check import thread_counts
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -20,7 +20,7 @@ def one_core_left() -> Iterator[None]:
     The threads of OpenBLAS wait for each other by spinning. With as many as there are cores, one other busy process
     makes them wait for a whole turn of the scheduler at every step: on two cores a merge took 30 s in place of 2 s.
     """
-    with _controller().limit(limits=max(1, physical_cores() - 1), user_api="blas"):
+    with _controller().limit(limits=thread_counts(0, 0)[0], user_api="blas"):
         yield
 
 

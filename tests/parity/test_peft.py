@@ -26,7 +26,6 @@ from localhyper.lora import LoraTarget, LoraWeights  # noqa: E402
 from localhyper.paths import Paths  # noqa: E402
 from localhyper.peft_folder import MODULES  # noqa: E402
 from localhyper.registry import load_registry  # noqa: E402
-from tests.parity.f32_base import write_f32_copy  # noqa: E402
 from tests.parity.hugging_face import FloatArray, hugging_face_model  # noqa: E402
 from tests.tiny_gguf import TinySpec, lora_deltas, reference_forward, tiny_lora, tiny_weights, write_tiny_gguf  # noqa: E402
 
@@ -105,13 +104,6 @@ def tiny_hugging_face(spec: TinySpec) -> Any:
         rope_parameters={"rope_type": "default", "rope_theta": spec.rope_base},
         **extra,
     )
-
-
-@pytest.fixture(scope="module")
-def f32_model(default_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("f32") / "base-f32.gguf"
-    write_f32_copy(default_model_path, path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from localhyper.export.torch_base import BlockLora, TorchBase  # noqa: E402
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter  # noqa: E402
 from localhyper.llama_engine import LlamaEngine  # noqa: E402
 from localhyper.lora import LoraTarget, LoraWeights  # noqa: E402
-from tests.parity.f32_base import write_f32_copy  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.native, pytest.mark.torch, pytest.mark.slow]
 
@@ -44,13 +43,6 @@ PROMPTS = [
     "What is a haiku?",
     "How do plants eat?",
 ]
-
-
-@pytest.fixture(scope="module")
-def f32_model(default_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path: Path = tmp_path_factory.mktemp("f32") / "base-f32.gguf"
-    write_f32_copy(default_model_path, path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -163,33 +163,40 @@ def summary(screen: LibraryScreen) -> str:
     return str(screen.query_one("#summary", Static).content)
 
 
+async def open_export(pilot: Pilot[None], bench: Bench) -> ExportDialog:
+    await open_library(pilot, bench)
+    await pilot.press("e")
+    await until(pilot, lambda: isinstance(bench.app.screen, ExportDialog))
+    dialog = bench.app.screen
+    assert isinstance(dialog, ExportDialog)
+    return dialog
+
+
+def told_by(dialog: ExportDialog) -> str:
+    return str(dialog.query_one("#result", Static).content)
+
+
 async def test_export_gives_the_file_and_the_ready_command(tmp_path: Path) -> None:
     bench = Bench(source=None)
     three(bench)
     target = tmp_path / "new folder" / "notes.gguf"
     async with bench.app.run_test(size=WIDE) as pilot:
-        await open_library(pilot, bench)
-        await pilot.press("e")
-        await until(pilot, lambda: isinstance(bench.app.screen, ExportDialog))
-        dialog = bench.app.screen
-
-        def told() -> str:
-            return str(dialog.query_one("#result", Static).content)
+        dialog = await open_export(pilot, bench)
 
         dialog.query_one("#to", Input).value = str(target)
         dialog.query_one("#to").focus()
         await pilot.press("enter")
-        await until(pilot, lambda: target.exists() and "llama-server" in told())
+        await until(pilot, lambda: target.exists() and "llama-server" in told_by(dialog))
         assert target.read_bytes() == b"gguf" * 500
         await until(pilot, lambda: not dialog.query_one("#copy", Button).disabled)
         dialog.query_one("#copy", Button).press()
         await until(pilot, lambda: bench.copied)
         assert bench.copied == [f"llama-server -m {INFO.name}.gguf --lora '{target}'"]
         dialog.query_one("#export", Button).press()
-        await until(pilot, lambda: "exists already" in told() and "tick the box" in told())
+        await until(pilot, lambda: "exists already" in told_by(dialog) and "tick the box" in told_by(dialog))
         dialog.query_one(Checkbox).value = True
         dialog.query_one("#export", Button).press()
-        await until(pilot, lambda: "✓ Written" in told())
+        await until(pilot, lambda: "✓ Written" in told_by(dialog))
 
 
 def put_real(store: Store, name: str, folder: Path) -> AdapterInfo:
@@ -208,18 +215,12 @@ async def test_export_as_peft_is_chosen_by_keys_and_gives_the_lines_that_load_it
     folder = tmp_path / "notes-peft"
     bench.app.chat.services.remembered.update(export_folder=str(tmp_path))
     async with bench.app.run_test(size=(80, 24)) as pilot:
-        await open_library(pilot, bench)
-        await pilot.press("e")
-        await until(pilot, lambda: isinstance(bench.app.screen, ExportDialog))
-        dialog = bench.app.screen
-
-        def told() -> str:
-            return str(dialog.query_one("#result", Static).content)
+        dialog = await open_export(pilot, bench)
 
         assert dialog.query_one("#to", Input).value == str(tmp_path / "notes.gguf")
         await pilot.press("tab", "down", "enter")
         await until(pilot, lambda: dialog.query_one("#to", Input).value == str(folder))
-        assert "PEFT loads it" in told()
+        assert "PEFT loads it" in told_by(dialog)
         await pilot.press("shift+tab", "enter")
         await until(pilot, lambda: not dialog.query_one("#copy", Button).disabled)
         assert sorted(path.name for path in folder.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
@@ -229,18 +230,18 @@ async def test_export_as_peft_is_chosen_by_keys_and_gives_the_lines_that_load_it
             f"base = AutoModelForCausalLM.from_pretrained('{INFO.name}')\n"
             f"model = PeftModel.from_pretrained(base, '{folder}')"
         )
-        assert bench.copied[0] in told()
+        assert bench.copied[0] in told_by(dialog)
         bottom = dialog.query_one("#export").region.bottom
         assert bottom <= dialog.size.height, "all of it is on the smallest screen"
         dialog.query_one("#export", Button).press()
-        await until(pilot, lambda: "exists already" in told() and "tick the box" in told())
+        await until(pilot, lambda: "exists already" in told_by(dialog) and "tick the box" in told_by(dialog))
         dialog.query_one(Checkbox).value = True
         dialog.query_one("#export", Button).press()
-        await until(pilot, lambda: "✓ Written" in told())
+        await until(pilot, lambda: "✓ Written" in told_by(dialog))
         dialog.query_one("#to", Input).value = "elsewhere"
         dialog.query_one(RadioSet).focus()
         await pilot.press("up", "enter")
-        await until(pilot, lambda: "any llama.cpp" in told())
+        await until(pilot, lambda: "any llama.cpp" in told_by(dialog))
         assert dialog.query_one("#copy", Button).disabled
         assert dialog.query_one("#to", Input).value == "elsewhere", "a typed place stays"
 

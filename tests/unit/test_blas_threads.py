@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from localhyper import blas_threads
+from localhyper import memory_check
 from localhyper.blas_threads import one_core_left
 
 
@@ -20,7 +20,7 @@ def blas() -> list[int]:
 def test_all_but_one_core_inside_and_as_before_after_it(
     monkeypatch: pytest.MonkeyPatch, cores: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(blas_threads, "physical_cores", lambda: cores)
+    monkeypatch.setattr(memory_check, "physical_cores", lambda: cores)
     before = blas()
     if not before:
         pytest.skip("this numpy's matrix library cannot be limited")
