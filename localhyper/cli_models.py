@@ -1,4 +1,4 @@
-"""`localhyper models …`: base models and hypernetworks on this machine and beyond."""
+"""`localhyper models …`: base models, hypernetworks and what they need, on this machine and beyond."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Annotated
 import typer
 
 from localhyper.cli_options import JsonOption, open_settings
-from localhyper.cli_output import ProgressView, put, put_json, put_table, size, stop_on_signals
+from localhyper.cli_output import ProgressView, note, put, put_json, put_table, size, stop_on_signals
 from localhyper.errors import LocalHyperError
+from localhyper.model_specs import FolderSpec, PublishedSpec
 from localhyper.progress import CancelToken
 from localhyper.registry import ModelStatus, Registry, load_registry
 
@@ -19,7 +20,7 @@ ModelArgument = Annotated[str, typer.Argument(help="Name from `localhyper models
 
 @models_app.command(name="list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List the known base models and hypernetworks, and which are on this machine."""
+    """List the known models, and which are on this machine."""
     paths, _ = open_settings()
     found = load_registry(paths).statuses()
     if as_json:
@@ -52,7 +53,7 @@ def pull(
     name: ModelArgument,
     force: Annotated[bool, typer.Option("--force", help="Fetch it again.")] = False,
 ) -> None:
-    """Fetch a model's file and check it; the only command that uses the network."""
+    """Fetch a model's file, or files, and check them; the only command that uses the network."""
     from localhyper.download import pull as fetch
 
     paths, _ = open_settings()
@@ -61,6 +62,8 @@ def pull(
     with stop_on_signals(token), ProgressView() as view:
         path = fetch(spec, view, token, paths=paths, force=force)
     put(str(path))
+    if isinstance(spec, PublishedSpec):
+        note(f"make a bundle of it with `localhyper hypernet import {spec.name} --base {spec.base}`")
 
 
 @models_app.command()
@@ -103,7 +106,7 @@ def _problem(status: ModelStatus, registry: Registry, view: ProgressView, token:
             registry.verify(status.spec, progress=view, cancel=token)
         if status.path is not None and status.kind == "base":
             read_base_info(status.path)
-        elif status.path is not None:
+        elif status.path is not None and not isinstance(status.spec, FolderSpec):
             read_bundle(status.path)
     except LocalHyperError as error:
         token.check()

@@ -21,6 +21,7 @@ ATTEMPTS = 5  # in a row without a new byte
 RETRY_SECONDS = 1.0
 TIMEOUT_SECONDS = 30.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHA1 = re.compile(r"[0-9a-f]{40}")
 _START = re.compile(r"bytes (\d+)-")
 _HINT_AGAIN = "check the connection and run the same command again: it goes on where it stopped"
 
@@ -32,14 +33,20 @@ class HubFile:
     Attributes:
         url: Where to get it; redirects are followed.
         size: Bytes; 0 when the hub does not say.
-        sha256: Hex digits; empty when the hub does not say (small files have other checksums).
+        sha256: Hex digits; empty when the hub does not say (small files have `git_blob` in its place).
         etag: What tells one version of the file from another.
+        name: The file's name, for people.
+        commit: Hash of the commit that it is of; empty when the hub does not say.
+        git_blob: Git's id of the content, 40 hex digits; empty when the hub does not say.
     """
 
     url: str
     size: int
     sha256: str
     etag: str
+    name: str
+    commit: str = ""
+    git_blob: str = ""
 
 
 def describe(repo: str, file: str, revision: str) -> HubFile:
@@ -70,8 +77,20 @@ def describe(repo: str, file: str, revision: str) -> HubFile:
         raise DownloadError(f"there is no {what} at revision `{revision}`", hint) from error
     except (httpx.HTTPError, OSError, ValueError) as error:
         raise DownloadError(f"the hub gave no answer about {what}: {_line(error)}", _HINT_AGAIN) from error
-    etag = found.etag or ""
-    return HubFile(url, found.size or 0, etag if _SHA256.fullmatch(etag) else "", etag)
+    etag, commit = found.etag or "", found.commit_hash or ""
+    if _SHA1.fullmatch(commit):  # a branch may move while the file is fetched, a commit does not
+        url = hf_hub_url(repo, file, revision=commit, endpoint=_endpoint())
+    else:
+        commit = ""
+    return HubFile(
+        url,
+        max(found.size or 0, 0),
+        etag if _SHA256.fullmatch(etag) else "",
+        etag,
+        file.rpartition("/")[2],
+        commit,
+        etag if _SHA1.fullmatch(etag) else "",
+    )
 
 
 def fetch(found: HubFile, part: Path, progress: ProgressCallback, cancel: CancelToken | None) -> None:
@@ -103,13 +122,13 @@ def fetch(found: HubFile, part: Path, progress: ProgressCallback, cancel: Cancel
         grew, before = _size(part) > before, _size(part)
         failures = 1 if grew else failures + 1
         if _size(part) < found.size and failures >= ATTEMPTS:
-            raise DownloadError(f"`{part.stem}` could not be fetched: {problem}", _HINT_AGAIN)
+            raise DownloadError(f"`{found.name}` could not be fetched: {problem}", _HINT_AGAIN)
         if failures > 1:
             time.sleep(RETRY_SECONDS * min(2 ** (failures - 2), 8))
     if _size(part) > found.size > 0:
         part.unlink()
         raise DownloadError(
-            f"`{part.stem}`: more than the announced {found.size:,} bytes came", "run the command again"
+            f"`{found.name}`: more than the announced {found.size:,} bytes came", "run the command again"
         )
 
 
@@ -130,7 +149,7 @@ def _continue(found: HubFile, part: Path, progress: ProgressCallback, cancel: Ca
                     cancel.check()
                 out.write(block)
                 start += len(block)
-                progress(Progress("download", start, found.size, part.stem))
+                progress(Progress("download", start, found.size, found.name))
                 if found.size and start > found.size:
                     return
 

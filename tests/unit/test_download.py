@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from localhyper import download, fetch_hub, fetch_wheel
+from localhyper import download, download_check, fetch_hub, fetch_wheel
 from localhyper.checksums import file_sha256
 from localhyper.download import pull
 from localhyper.errors import Cancelled, DownloadError
@@ -230,7 +230,7 @@ def test_offline_asks_nobody(paths: Paths, monkeypatch: pytest.MonkeyPatch, vari
 
 
 def test_too_little_room(hub: Hub, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SPARE_BYTES", 2**62)
+    monkeypatch.setattr(download_check, "SPARE_BYTES", 2**62)
     with pytest.raises(DownloadError, match="MB are needed"):
         pull(_spec())
 
