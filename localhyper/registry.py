@@ -174,7 +174,7 @@ class Registry:
     def verify(
         self, spec: ModelSpec, *, progress: ProgressCallback = ignore_progress, cancel: CancelToken | None = None
     ) -> str:
-        """Compare what is present with its entry in models.toml and return its sha256 (of folders, see `check_digests`).
+        """Compare what is present with models.toml and return its sha256 (of a folder, see `check_digests`).
 
         Digests are remembered by path, size and time of change, so a second call costs nothing.
 
