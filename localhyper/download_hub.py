@@ -6,14 +6,14 @@ Knows entries of models.toml and no HTTP; `fetch_hub` opens the connections.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from localhyper import fetch_hub
 from localhyper.checksums import file_sha256, git_blob_sha1
 from localhyper.download_check import HINT_DAMAGED, check_room, check_sha256, put_in_place
 from localhyper.errors import DownloadError
-from localhyper.fetch_hub import HubFile
+from localhyper.fetch_hub import HubFile, describe
+from localhyper.fetch_stream import fetch
 from localhyper.model_folders import place, shifted
 from localhyper.model_specs import FolderSpec, HubSource, ModelSpec
 from localhyper.progress import CancelToken, ProgressCallback
@@ -90,15 +90,14 @@ def _describe(source: HubSource, wanted: list[WantedFile], cancel: CancelToken |
     """Ask the hub about all files; all come from the commit that the first one is of."""
     found: list[HubFile] = []
     for file in wanted:
-        if cancel is not None:
-            cancel.check()
-        hub = fetch_hub.describe(source.repo, file.remote, (found[0].commit if found else "") or source.revision)
+        revision = (found[0].commit if found else "") or source.revision
+        hub = describe(source.repo, file.remote, revision, cancel)
         if file.size and hub.size and file.size != hub.size:
             raise DownloadError(
                 f"`{file.remote}` in `{source.repo}` has {hub.size:,} bytes, models.toml says {file.size:,}",
                 "the repository has changed since; pin a `revision` in models.toml",
             )
-        found.append(hub)
+        found.append(replace(hub, size=hub.size or file.size))
     return found
 
 
@@ -122,7 +121,7 @@ def _pull_file(
     for other in part.parent.glob(f"{part.stem}.*"):
         if other != part or not hub.etag:  # of another version, or of nobody knows which
             other.unlink(missing_ok=True)
-    fetch_hub.fetch(hub, part, progress, cancel)
+    fetch(hub, part, progress, cancel)
     digest = check_sha256(file.owner, part, file.sha256 or hub.sha256, progress, cancel)
     if not (file.sha256 or hub.sha256) and hub.git_blob and git_blob_sha1(part) != hub.git_blob:
         part.unlink()

@@ -171,7 +171,8 @@ def load_known(paths: Paths) -> KnownModels:
         {**first.published, **second.published},
         {**first.embedders, **second.embedders},
     )
-    for spec in (*known.hypernetworks.values(), *known.published.values()):
+    made_for_a_base: list[HypernetworkSpec | PublishedSpec] = [*known.hypernetworks.values(), *known.published.values()]
+    for spec in made_for_a_base:
         if spec.base not in known.bases:
             what = "hypernetwork" if isinstance(spec, HypernetworkSpec) else "published hypernetwork"
             raise ConfigError(f"models.toml: {what} `{spec.name}` is for base `{spec.base}`, which no entry describes")
