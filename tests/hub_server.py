@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ class Turn:
         packed: Whether the body is sent gzipped.
         endless: Whether the body never ends.
         hold: Waited for after `hold_at` bytes of the body; `held` is set meanwhile.
+        crumbs: Seconds between two bytes of a body that comes byte by byte; 0 = it comes in blocks.
     """
 
     status: int = 0
@@ -49,6 +51,7 @@ class Turn:
     hold: threading.Event | None = None
     hold_at: int = 0
     held: threading.Event = field(default_factory=threading.Event)
+    crumbs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -192,6 +195,10 @@ def _handler(hub: HubServer) -> type[BaseHTTPRequestHandler]:
                 self._write(body, turn)
 
         def _write(self, body: bytes, turn: Turn) -> None:
+            if turn.crumbs:
+                for at in range(len(body)):
+                    self._block(body[at : at + 1], chunked=turn.chunked)
+                    time.sleep(turn.crumbs)
             if turn.endless:
                 while True:
                     self._block(bytes(BLOCK), chunked=True)
