@@ -210,6 +210,16 @@ def parse_known(table: Mapping[str, Any], where: str) -> KnownModels:
     )
 
 
+def check_name(name: str, where: str) -> None:
+    """Refuse what cannot be the name of an entry.
+
+    Raises:
+        ConfigError: Says what a name has.
+    """
+    if not _NAME.fullmatch(name) or len(name) > MAX_PATH:
+        raise ConfigError(f"{where}: a name has lower-case letters, digits, `.`, `_` and `-` only")
+
+
 def _entries(kind: type[S], table: Mapping[str, Any], section: str, where: str) -> dict[str, S]:
     entries = table.get(section, {})
     if not isinstance(entries, Mapping):
@@ -220,8 +230,7 @@ def _entries(kind: type[S], table: Mapping[str, Any], section: str, where: str) 
 def _entry(kind: type[S], name: str, values: Any, where: str) -> S:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} must be a table")
-    if not _NAME.fullmatch(name):
-        raise ConfigError(f"{where}: a name has lower-case letters, digits, `.`, `_` and `-` only")
+    check_name(name, where)
     if "name" in values:
         raise ConfigError(f"{where}: unknown key `name`", "the name stands in the brackets")
     spec = replace(parse_section(kind, values, where), name=name)

@@ -15,7 +15,7 @@ class Progress:
 
     Attributes:
         stage: Pipeline stage: `read`, `chunk`, `encode`, `generate`, `merge`, `write`, or of a
-            fetch `wait`, `download`, `check`.
+            fetch `wait`, `download`, `check`, `copy`.
         done: Finished items of this stage.
         total: Items of this stage; 0 while unknown.
         item: What is being worked on, for people.

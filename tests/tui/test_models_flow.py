@@ -69,6 +69,36 @@ async def test_list_marks_what_is_here_what_can_be_fetched_and_what_attaches() -
         await until(pilot, lambda: any("p fetches it" in toast for toast in bench.toasts))
 
 
+async def test_folders_are_listed_told_and_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    def pull(
+        spec: ModelSpec, progress: ProgressCallback, cancel: CancelToken, *, paths: Paths, force: bool = False
+    ) -> Path:
+        fetched.append(spec.name)
+        for file in spec.files:  # type: ignore[union-attr]  # only folders are fetched here
+            (paths.models_dir / spec.name / file).parent.mkdir(parents=True, exist_ok=True)
+            (paths.models_dir / spec.name / file).write_bytes(b"x" * 1_000_000)
+        return paths.models_dir / spec.name
+
+    monkeypatch.setattr(download, "pull", pull)
+    bench = Bench(source=None)
+    name = "text-to-lora-gemma-2-2b"
+    async with bench.app.run_test(size=WIDE) as pilot:
+        screen = await open_models(pilot, bench)
+        assert cells(screen)[name] == ["↓", "?", "", "published"]
+        assert cells(screen)["gte-large-en-v1.5"][3] == "embedder"
+        await highlight(pilot, screen, name)
+        await pilot.press("enter")
+        await until(pilot, lambda: any("p fetches it" in toast for toast in bench.toasts))
+        await pilot.press("p")
+        await until(pilot, lambda: cells(screen)[name][:2] == ["○", "3 MB"])
+        await highlight(pilot, screen, name)
+        await pilot.press("enter")
+        await until(pilot, lambda: any("hypernet import text-to-lora-gemma-2-2b" in toast for toast in bench.toasts))
+    assert fetched == [name]
+
+
 async def test_switching_loads_the_other_model_and_is_kept_for_the_next_start() -> None:
     loaded: list[str] = []
     bench = Bench(source=None)
