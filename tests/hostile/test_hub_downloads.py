@@ -48,8 +48,8 @@ def _parts(paths: Paths) -> list[Path]:
     return list((paths.models_dir / download.PARTS_FOLDER).iterdir())
 
 
-def _patience(monkeypatch: pytest.MonkeyPatch, **changes: float) -> None:
-    monkeypatch.setattr(fetch_hub, "PATIENCE", replace(fetch_hub.PATIENCE, **changes))
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch_hub, "PATIENCE", replace(fetch_hub.PATIENCE, timeout=0.4))
 
 
 @pytest.fixture
@@ -335,7 +335,7 @@ def test_a_file_in_a_folder_of_the_repository(hub: HubServer, paths: Paths) -> N
 
 
 def test_a_silent_server_is_left_after_a_while(hub: HubServer, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    _patience(monkeypatch, timeout=0.4)
+    _impatient(monkeypatch)
     hold = threading.Event()
     hub.bodies = [Turn(hold=hold, hold_at=300_000)]
     assert pull(_spec()).read_bytes() == CONTENT
@@ -346,7 +346,7 @@ def test_a_silent_server_is_left_after_a_while(hub: HubServer, paths: Paths, mon
 def test_a_server_that_sends_crumbs_is_left_after_a_while(
     hub: HubServer, paths: Paths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _patience(monkeypatch, timeout=0.4)
+    _impatient(monkeypatch)
     hub.bodies = [Turn(crumbs=0.05)]
     assert pull(_spec()).read_bytes() == CONTENT
     assert len(hub.ranges) == 2

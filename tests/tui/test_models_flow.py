@@ -12,7 +12,7 @@ from textual.widgets import DataTable, Static
 from localhyper import download
 from localhyper.config import Config, load_config
 from localhyper.errors import DownloadError, ModelError
-from localhyper.model_specs import ModelSpec
+from localhyper.model_specs import BaseModelSpec, FolderSpec, ModelSpec
 from localhyper.paths import Paths
 from localhyper.progress import CancelToken, Progress, ProgressCallback
 from localhyper.tui.model_room import WorkbenchRoom
@@ -76,7 +76,8 @@ async def test_folders_are_listed_told_and_fetched(monkeypatch: pytest.MonkeyPat
         spec: ModelSpec, progress: ProgressCallback, cancel: CancelToken, *, paths: Paths, force: bool = False
     ) -> Path:
         fetched.append(spec.name)
-        for file in spec.files:  # type: ignore[union-attr]  # only folders are fetched here
+        assert isinstance(spec, FolderSpec)
+        for file in spec.files:
             (paths.models_dir / spec.name / file).parent.mkdir(parents=True, exist_ok=True)
             (paths.models_dir / spec.name / file).write_bytes(b"x" * 1_000_000)
         return paths.models_dir / spec.name
@@ -160,6 +161,7 @@ async def test_fetching_shows_bytes_can_be_stopped_and_errors_are_told(monkeypat
         progress(Progress("download", 1_500_000, 3_000_000, spec.name))
         while not going.wait(0.01):
             cancel.check()
+        assert isinstance(spec, BaseModelSpec)
         return write_tiny_gguf(paths.models_dir / spec.file)
 
     monkeypatch.setattr(download, "pull", pull)
