@@ -14,7 +14,7 @@ HEALTH = "/health"  # tells nothing that is worth a token
 
 
 class PlaceGuard:
-    """Refuses foreign names (DNS rebinding) and foreign web pages.
+    """Refuses foreign names (DNS rebinding), foreign web pages, and two lengths for one body (request smuggling).
 
     A page can send simple requests to 127.0.0.1 without reading the answers; its browser then names it in Origin.
     """
@@ -29,6 +29,10 @@ class PlaceGuard:
         await (error.response() if error else self._app)(scope, receive, send)
 
     def _refusal(self, headers: Headers) -> ApiError | None:
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy may have believed the other one (RFC 9112, 6.3): what follows could be somebody else's.
+            message = "send `Content-Length` or `Transfer-Encoding`, not both"
+            return ApiError(400, message, code="invalid_request", headers={"Connection": "close"})
         hosts = headers.getlist("host")
         name = host_name(hosts[0]) if len(hosts) == 1 else ""
         if name not in self._access.hosts and not (self._access.any_address and is_address(name)):

@@ -14,7 +14,7 @@ MAX_BYTES = 2 << 20  # a window of 128K tokens is about half a megabyte of Engli
 BODY_SECONDS = 30.0
 
 
-async def read_json(request: Request, *, seconds: float = BODY_SECONDS) -> dict[str, Any]:
+async def read_json(request: Request) -> dict[str, Any]:
     """The JSON object in the body.
 
     Raises:
@@ -26,10 +26,10 @@ async def read_json(request: Request, *, seconds: float = BODY_SECONDS) -> dict[
     if kind != "application/json":
         raise ApiError(415, "send the header `Content-Type: application/json`", code="unsupported_media_type")
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(BODY_SECONDS):
             data = await _read(request)
     except TimeoutError:
-        raise ApiError(408, f"the body did not come within {seconds:g} seconds", code="request_timeout") from None
+        raise ApiError(408, f"the body did not come within {BODY_SECONDS:g} seconds", code="request_timeout") from None
     return parse_object(data)
 
 

@@ -157,6 +157,22 @@ def _log_to_our_file() -> None:
         logger.setLevel(logging.WARNING)
 
 
+def uvicorn_config(app: ASGIApp) -> uvicorn.Config:
+    """How uvicorn runs the application."""
+    return uvicorn.Config(
+        app,
+        http=Connection,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # a header must not make one client look like another
+        server_header=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=1,
+    )
+
+
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handling, which ends the process by the signal again."""
 
@@ -175,20 +191,7 @@ class _Server(uvicorn.Server):
 
 
 async def _serve(app: ASGIApp, listener: socket.socket, engine: EngineThread, ready: Callable[[], None]) -> int:
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=Connection,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,  # a header must not make one client look like another
-            server_header=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=1,
-        )
-    )
+    server = _Server(uvicorn_config(app))
     server.on_ready = ready  # type: ignore[method-assign]
     codes: list[int] = []
     stopped = asyncio.Event()
