@@ -77,6 +77,7 @@ class Exchange:
         self._engine = engine
         self._begun = time.perf_counter()
         self._first = 0.0
+        self._made = 0
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | None] = asyncio.Queue()
         self._stats: GenerationStats | None = None
@@ -113,6 +114,7 @@ class Exchange:
             self._outcome = event.code
             raise event
         self._first = self._first or time.perf_counter()
+        self._made += len(event.token_ids)
         if event.stats is not None:
             self._stats, self._outcome = event.stats, event.stats.finish_reason
         return event
@@ -155,7 +157,7 @@ class Exchange:
             self._outcome,
             stats.prompt_tokens if stats else 0,
             stats.reused_tokens if stats else 0,
-            stats.generated_tokens if stats else 0,
+            stats.generated_tokens if stats else self._made,
             (ticket.started or now) - self._begun,
             (self._first or now) - self._begun,
             now - self._begun,

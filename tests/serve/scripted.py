@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import uvicorn
@@ -54,7 +55,7 @@ class CountingEngine(FakeEngine):
 
     pieces = 0
 
-    def _stream(self, *arguments: object) -> Iterator[Piece]:  # type: ignore[override]
+    def _stream(self, *arguments: object) -> Iterator[Piece]:
         for piece in super()._stream(*arguments):  # type: ignore[arg-type]
             self.pieces += 1
             yield piece
@@ -127,7 +128,7 @@ def listening(app: ASGIApp) -> Iterator[tuple[str, int]]:
         assert not thread.is_alive()
 
 
-def body(text: str = "hello", **fields: object) -> dict[str, object]:
+def body(text: str = "hello", **fields: Any) -> dict[str, object]:
     """A request that is valid."""
     return {"model": "tiny", "messages": [{"role": "user", "content": text}], **fields}
 

@@ -15,7 +15,7 @@ from tests.serve.scripted import body
 SET = Sampling(temperature=0.3, top_k=7, max_tokens=99, seed=5)
 
 
-def refused(**fields: object) -> ApiError:
+def refused(**fields: Any) -> ApiError:
     with pytest.raises(ApiError) as caught:
         parse_chat(body(**fields), SET)
     assert caught.value.status == 400
@@ -28,7 +28,15 @@ def test_what_a_request_leaves_out_or_null_is_as_set() -> None:
 
 
 def test_what_a_request_says_goes_before_what_is_set() -> None:
-    fields = {"temperature": 1, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "repeat_penalty": 1.1, "seed": -1, "stop": "x"}
+    fields: dict[str, Any] = {
+        "temperature": 1,
+        "top_p": 0.5,
+        "top_k": 3,
+        "min_p": 0.1,
+        "repeat_penalty": 1.1,
+        "seed": -1,
+        "stop": "x",
+    }
     asked = parse_chat(body(**fields, max_completion_tokens=8, max_tokens=9, stream=True), SET)
     assert asked.sampling == Sampling(1.0, 3, 0.5, 0.1, 1.1, 8, 2**32 - 1, ("x",))
     assert asked.stream and not asked.include_usage
@@ -76,7 +84,7 @@ def test_what_would_change_the_answer_is_refused_by_name(fields: dict[str, objec
 
 
 def test_what_changes_nothing_is_taken() -> None:
-    fields: dict[str, object] = {
+    fields: dict[str, Any] = {
         "user": "eve", "store": True, "metadata": {"a": "b"}, "parallel_tool_calls": False, "tools": [],
         "tool_choice": "none", "presence_penalty": 0, "frequency_penalty": 0.0, "logprobs": False, "n": 1,
         "response_format": {"type": "text"}, "modalities": ["text"], "logit_bias": {}, "service_tier": "auto",
