@@ -26,7 +26,8 @@ from tests.conftest import DEFAULT_BASE, REPOSITORY
 pytestmark = [pytest.mark.native]
 
 TOKEN = "a-token-for-tests"
-QUESTION = "What is the harbour office's phone number?"
+QUESTION = "What is the code of the storage room?"
+ANSWER = "7314"
 MODELS = {"smollm2": None, "smollm2+note": 1.0, "smollm2+note@0.8": 0.8}
 TOKENS = 24
 
@@ -92,7 +93,7 @@ def expected(server: Running, default_model_path: Path) -> dict[str, str]:
             engine.set_adapters([] if scale is None else [AdapterUse(adapter, scale)])
             pieces = engine.generate([ChatMessage("user", QUESTION)], Sampling(max_tokens=TOKENS))
             replies[model] = "".join(piece.text for piece in pieces)
-    assert replies["smollm2"] != replies["smollm2+note"]
+    assert [ANSWER in text for text in replies.values()] == [False, True, True]
     return replies
 
 
