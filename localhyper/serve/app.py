@@ -130,8 +130,10 @@ def _model(choice: ModelChoice) -> dict[str, object]:
     return {"id": choice.id, "object": "model", "created": choice.created, "owned_by": "localhyper"}
 
 
-async def _api_error(_request: Request, error: Exception) -> Response:
+async def _api_error(request: Request, error: Exception) -> Response:
+    """The path in the log is written so that no line can be forged with it."""
     assert isinstance(error, ApiError)
+    _log.info("%s %r refused: %d %s", request.method, request.url.path[:100], error.status, error.code)
     return error.response()
 
 

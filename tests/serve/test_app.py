@@ -356,3 +356,16 @@ async def test_the_log_has_one_line_a_request_and_no_word_of_it(
     assert "model=tiny-instruct outcome=stop" in lines[0] and "generated=13" in lines[0]
     assert "fields passed over: 'keep_alive'" in caplog.text
     assert "private" not in caplog.text and "three" not in caplog.text
+
+
+async def test_what_is_refused_is_in_the_log_and_cannot_forge_a_line(
+    server: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="localhyper"):
+        await post(server, body(temperature="private"))
+        async with server.client() as client:
+            await client.get("/v1/models/a%0d2026-01-01%20ERROR%20forged")
+    assert "POST '/v1/chat/completions' refused: 400 invalid_value" in caplog.text
+    assert "model_not_found" in caplog.text
+    assert not any(line.startswith("2026-01-01") for line in caplog.text.splitlines())
+    assert "private" not in caplog.text
