@@ -143,11 +143,12 @@ def read_run(checkpoint: Checkpoint) -> PublishedRun:
     ):
         aggregator.same(key, wanted)
     kind = encoder.text("ctx_encoder_type", EARLY_EXIT)
+    taps = _taps(encoder, kind, len(blocks))
     if aggregator.flag("layer_to_layer_ctx_encoder") != (kind == PER_LAYER):
         raise aggregator.fail("layer_to_layer_ctx_encoder", f"{kind == PER_LAYER} where the encoder is `{kind}`")
     config = PerceiverConfig(
         hidden=aggregator.whole("feature_size", 1, 1 << 16),
-        taps=_taps(encoder, kind, len(blocks)),
+        taps=taps,
         blocks=blocks,
         modules=modules,
         inputs=inputs,
