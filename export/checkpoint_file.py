@@ -26,6 +26,7 @@ from localhyper.gguf_header import shown
 MAX_BYTES = 1 << 34
 MAX_DIRECTORY_BYTES = 1 << 23  # some 100,000 entries
 MAX_TENSORS = 1 << 14
+READ_BYTES = 1 << 24
 COMPILED = "_orig_mod."  # what torch.compile puts before names
 HINT = "the file is damaged or is no published checkpoint; fetch it again"
 _END, _END64, _LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
@@ -52,7 +53,7 @@ class Checkpoint:
     _stem: str = field(repr=False)
 
     def read(self, name: str) -> Array:
-        """A tensor's values, perhaps read-only: float32 (bfloat16 and half precision widened), or int64.
+        """A tensor's values, not shared: float32 (bfloat16 and half precision widened), or int64.
 
         Raises:
             HypernetworkError: No such tensor, or its bytes are not those that were written.
@@ -95,15 +96,17 @@ class Checkpoint:
 
     def _stored(self, storage: Storage) -> NDArray[np.generic]:
         name = self._entry(storage)
-        kind = "<u2" if storage.kind == "bfloat16" else storage.kind
+        place, at = np.empty(_stored_bytes(storage), np.uint8), 0
         try:
             with self._zip.open(name) as file:
-                data = file.read()  # all of it, so that the checksum is compared
+                while part := file.read(READ_BYTES):  # to the end, so that the checksum is compared
+                    place[at : at + len(part)] = np.frombuffer(part, np.uint8)
+                    at += len(part)
         except (*_ZIP_ERRORS, OSError, KeyError) as error:
             raise self._bad(f"entry `{shown(name)}` cannot be read ({_first_line(error)})") from error
-        if len(data) != _stored_bytes(storage):
+        if at != len(place):
             raise self._bad(f"entry `{shown(name)}` is cut off")
-        return np.frombuffer(data, kind)
+        return place.view("<u2" if storage.kind == "bfloat16" else storage.kind)
 
     def _bad(self, what: str) -> HypernetworkError:
         return HypernetworkError(f"checkpoint `{self.path}`: {what}", HINT)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from torch import Tensor, nn
 
 from localhyper.atomic import atomic_path
@@ -25,6 +25,7 @@ from localhyper.bundle import MAX_BYTES, MAX_CHUNK_TOKENS
 from localhyper.engine import Activations
 from localhyper.errors import HypernetworkError
 from localhyper.export.onnx_bundle import HALF, HALF_ABOVE, OPSET, PARITY, Parity
+from localhyper.export.onnx_stream import Weight, write_model
 from localhyper.export.perceiver import DocToLora
 from localhyper.export.published import TARGETS, PublishedRun
 from localhyper.hypernet import BUNDLE_FORMAT, METADATA_KEY, OnnxHypernetwork
@@ -175,39 +176,27 @@ def write_published(graph: PublishedGraph, path: Path, description: dict[str, An
     if dtype == "f16":
         round_weights(graph.net)
     with atomic_path(path) as draft:
-        _write(_model(graph, dtype, description), draft)
+        _write(graph, dtype, description, draft)
         parity = check_published(graph, draft)
     return parity
 
 
-def _write(model: onnx.ModelProto, path: Path) -> None:
-    onnx.checker.check_model(model)
-    path.write_bytes(model.SerializeToString())
-
-
-def _model(graph: PublishedGraph, dtype: Dtype, description: dict[str, Any]) -> onnx.ModelProto:
-    """The graph with its weights, which are copied once: they are exported as empty and put in afterwards."""
-    import onnx_ir
+def _write(graph: PublishedGraph, dtype: Dtype, description: dict[str, Any], path: Path) -> None:
+    """The file: the graph is exported with empty weights, which are then written one by one."""
+    from onnxscript import ir
 
     program = _export(graph)
     weights = {f"{NET}{name}": tensor for name, tensor in graph.net.state_dict().items()}
     values = program.model.graph.initializers
     used = [name for name in values if name in weights]
     for name in used:
-        values[name].const_value = onnx_ir.tensor(np.zeros(1, np.float32), name=name)
-    model: onnx.ModelProto = onnx_ir.to_proto(program.model)
-    del model.graph.value_info[:]
+        values[name].const_value = ir.tensor(np.zeros(1, np.float32), name=name)
+    model: onnx.ModelProto = ir.to_proto(program.model)
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in weights]
-    del model.graph.initializer[:]
+    del model.graph.initializer[:], model.graph.value_info[:]
     model.graph.initializer.extend(kept)
-    casts = []
-    for name in used:
-        array = weights[name].numpy()
-        if dtype == "f16" and array.size >= HALF_ABOVE:
-            casts.append(helper.make_node("Cast", [name + HALF], [name], to=TensorProto.FLOAT))
-            model.graph.initializer.append(numpy_helper.from_array(array.astype(np.float16), name + HALF))
-        else:
-            model.graph.initializer.append(numpy_helper.from_array(array, name))
+    halves = [name for name in used if dtype == "f16" and weights[name].numel() >= HALF_ABOVE]
+    casts = [helper.make_node("Cast", [name + HALF], [name], to=TensorProto.FLOAT) for name in halves]
     nodes = [*casts, *model.graph.node]
     for node in nodes:
         del node.metadata_props[:]  # tracebacks of the exporting machine
@@ -217,7 +206,12 @@ def _model(graph: PublishedGraph, dtype: Dtype, description: dict[str, Any]) -> 
     model.producer_name, model.doc_string = "localhyper", ""
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps(description, ensure_ascii=False)
-    return model
+    write_model(model, [_weight(name, weights[name], name in halves) for name in used], path)
+
+
+def _weight(name: str, tensor: Tensor, half: bool) -> Weight:
+    stored, dtype = (name + HALF, torch.float16) if half else (name, torch.float32)
+    return Weight(stored, tuple(tensor.shape), "float16" if half else "float32", lambda: tensor.to(dtype).numpy())
 
 
 def _export(graph: PublishedGraph) -> Any:

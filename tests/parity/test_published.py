@@ -105,7 +105,6 @@ def hugging_face_base(family: str) -> Any:
     return model
 
 
-@torch.no_grad()
 def raw_taps(family: str, taps: tuple[int, ...], ids: NDArray[np.int32]) -> NDArray[np.float32]:
     """The residual streams that enter blocks, none normed, float32 [taps, tokens, hidden]."""
     model, seen = hugging_face_base(family).model, {}
@@ -117,10 +116,12 @@ def raw_taps(family: str, taps: tuple[int, ...], ids: NDArray[np.int32]) -> NDAr
         return hook
 
     handles = [model.layers[tap].register_forward_pre_hook(keep(tap)) for tap in taps]
-    model(torch.from_numpy(ids.astype(np.int64))[None])
+    with torch.no_grad():
+        model(torch.from_numpy(ids.astype(np.int64))[None])
     for handle in handles:
         handle.remove()
-    return torch.stack([seen[tap] for tap in taps]).numpy()
+    found: NDArray[np.float32] = torch.stack([seen[tap] for tap in taps]).numpy()
+    return found
 
 
 def far(got: Any, want: NDArray[Any]) -> float:
