@@ -120,23 +120,23 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
         HypernetworkError: Missing, no file of `torch.save`, damaged, or with anything that published checkpoints don't
             hold. Nothing of the file has been executed.
     """
-    try:
-        with path.open("rb") as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(path.open("rb"))
             _check_outside(path, file)
-            try:
-                opened = zipfile.ZipFile(file)
-            except (*_ZIP_ERRORS, OSError) as error:
-                _refuse(path, f"it is no sound zip ({_first_line(error)})")
-            with opened:
-                yield _read(path, opened)
-    except FileNotFoundError as error:
-        raise HypernetworkError(
-            f"checkpoint `{path}` does not exist", "name the file or folder that was fetched"
-        ) from error
-    except IsADirectoryError as error:
-        raise HypernetworkError(f"checkpoint `{path}` is a folder", "name the file inside it") from error
-    except OSError as error:
-        raise HypernetworkError(f"checkpoint `{path}` cannot be read: {error.strerror or error}") from error
+            checkpoint = _read(path, stack.enter_context(zipfile.ZipFile(file)))
+        except FileNotFoundError as error:
+            raise HypernetworkError(
+                f"checkpoint `{path}` does not exist", "name the file or folder that was fetched"
+            ) from error
+        except IsADirectoryError as error:
+            raise HypernetworkError(f"checkpoint `{path}` is a folder", "name the file inside it") from error
+        except _ZIP_ERRORS as error:
+            _refuse(path, f"it is no sound zip ({_first_line(error)})")
+        except OSError as error:
+            message = f"checkpoint `{path}` cannot be read: {error.strerror or error}"
+            raise HypernetworkError(message, "check its permissions") from error
+        yield checkpoint
 
 
 def _check_outside(path: Path, file: BinaryIO) -> None:
@@ -183,15 +183,12 @@ def _directory_bytes(file: BinaryIO, size: int) -> int | None:
 def _read(path: Path, opened: zipfile.ZipFile) -> Checkpoint:
     stem = _check_entries(path, opened)
     try:
-        data = opened.read(f"{stem}/data.pkl")
-        top = read_pickle(data)
+        top = read_pickle(opened.read(f"{stem}/data.pkl"))
     except PickleRefused as error:
         raise HypernetworkError(
             f"checkpoint `{path}` is refused: {error}",
             "nothing of it was run; if its author can be trusted, ask for a file of tensors and settings only",
         ) from error
-    except (*_ZIP_ERRORS, KeyError) as error:
-        _refuse(path, f"its pickle cannot be read ({_first_line(error)})")
     if not isinstance(top, dict):
         _refuse(path, f"it holds a {type(top).__name__}, wanted a dictionary of tensors")
     tensors: dict[str, TensorView] = {}

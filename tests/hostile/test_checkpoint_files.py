@@ -7,6 +7,7 @@ import os
 import pickle
 import struct
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -425,3 +426,20 @@ def test_arbitrary_bytes_in_a_pickle_give_a_value_or_one_refusal(noise: bytes, w
         else:
             allowed = (dict, list, tuple, frozenset, str, int, float, TensorView, Record, type(None))
             assert isinstance(value, allowed) or type(value).__name__ in ("Name", "Storage")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.integers(0, 255)), min_size=1, max_size=4))
+def test_bytes_changed_anywhere_give_a_checkpoint_or_one_refusal(changes: list[tuple[int, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = save(Path(folder) / "x.bin", state(w=tensor()))
+        data = bytearray(path.read_bytes())
+        for where, value in changes:
+            data[where % len(data)] = value
+        path.write_bytes(data)
+        try:
+            with open_checkpoint(path) as checkpoint:
+                for key in checkpoint.tensors:
+                    checkpoint.read(key)
+        except HypernetworkError as error:
+            assert "\n" not in error.message and len(error.message) < 600
