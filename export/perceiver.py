@@ -338,7 +338,10 @@ class DocToLora(nn.Module):
             features: float32 [chunks, taps, tokens, h], finite also where masked; [chunks, tokens, h] if one tap.
             mask: [chunks, tokens], 1 on tokens of the chunk (at least one), 0 on padding.
         """
-        x = self.aggregator(features[:, None] if features.ndim == 3 else features, mask)
+        return self.emit(self.aggregator(features[:, None] if features.ndim == 3 else features, mask))
+
+    def emit(self, x: Tensor) -> dict[str, ModuleLora]:
+        """LoRA matrices from what the aggregator made of the chunks, lora_emb [chunks, L, M, r, d]."""
         for layer in self.layers:
             x = layer(x)
         flat = self.head(x / x.square().sum(-1, keepdim=True).sqrt())

@@ -42,13 +42,15 @@ class BundleInfo:
         targets: GGUF module name to the blocks it adapts.
         rank: Rank of one chunk's matrices; 0 = one per token.
         chunk_tokens: Most tokens a chunk may have (without prefix and suffix).
-        prefix: Text put before a chunk, control tokens parsed; its activations are dropped before the hypernetwork.
+        prefix: Text put before a chunk, control tokens parsed; its activations are dropped before the hypernetwork,
+            unless `reads_prefix`.
         suffix: Text put after a chunk, likewise.
         licence: SPDX identifier.
         card: Training data, steps, device, seconds, scores: free-form, for people.
         base_ffn_size: Width inside the MLP of its base model; 0 where the bundle does not say.
         whitening: Tokens that the generic input moment counts for when a document's sum is whitened by its own inputs
             (`localhyper.whitening`); 0 = it is not.
+        reads_prefix: The hypernetwork reads the activations of prefix and suffix too, as published ones were trained.
     """
 
     path: Path
@@ -69,6 +71,12 @@ class BundleInfo:
     card: Mapping[str, object]
     base_ffn_size: int = 0
     whitening: float = 0.0
+    reads_prefix: bool = False
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens whose activations the hypernetwork takes; prefix and suffix have one for each byte at most."""
+        return self.chunk_tokens + (len((self.prefix + self.suffix).encode()) + 2 if self.reads_prefix else 0)
 
 
 def read_bundle(path: Path) -> BundleInfo:
@@ -156,6 +164,12 @@ class _Fields:
             raise self.fail(key, f"a number from {low:g} to {high:g}")
         return float(value)
 
+    def flag(self, key: str, default: bool) -> bool:
+        value = self._values.get(key, default)
+        if not isinstance(value, bool):
+            raise self.fail(key, "true or false")
+        return value
+
     def wholes(self, key: str, low: int, high: int) -> tuple[int, ...]:
         value = self._values.get(key, [])
         items = [item for item in value if type(item) is int and low <= item <= high] if isinstance(value, list) else []
@@ -208,6 +222,7 @@ def _parse(path: Path, sha256: str, values: Mapping[str, object]) -> BundleInfo:
         card=top.inner("card", required=False),
         base_ffn_size=base.whole("ffn_size", 0, 1 << 22, 0),
         whitening=top.number("whitening", 0.0, 1e9, 0.0),
+        reads_prefix=top.flag("reads_prefix", False),
     )
 
 

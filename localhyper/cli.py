@@ -17,6 +17,7 @@ from localhyper.cli_attach import attach
 from localhyper.cli_chat import ask, chat
 from localhyper.cli_eval import eval_app
 from localhyper.cli_eval_adapters import register as register_eval_adapters
+from localhyper.cli_hypernet import hypernet_app
 from localhyper.cli_machine import config_app, demo, doctor, show_paths
 from localhyper.cli_models import models_app
 from localhyper.cli_options import BaseOption, WithOption, open_settings
@@ -53,6 +54,7 @@ app.command(epilog=EXIT_CODES)(chat)
 app.command(epilog=EXIT_CODES)(serve)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(models_app, name="models")
+app.add_typer(hypernet_app, name="hypernet")
 register_eval_adapters(eval_app)
 app.add_typer(eval_app, name="eval")
 app.add_typer(config_app, name="config")
@@ -108,6 +110,16 @@ def export_bundle(context: typer.Context) -> None:
     except ModuleNotFoundError as error:
         raise _missing_extra(error, "PyTorch", "localhyper[train]") from error
     raise typer.Exit(run_export(context.args))
+
+
+@hypernet_app.command(name="import", context_settings=PASS_THROUGH)
+def import_hypernetwork(context: typer.Context) -> None:
+    """Turn a published checkpoint into a bundle (needs the `train` extra); see `localhyper hypernet import --help`."""
+    try:
+        from localhyper.export.import_checkpoint import main as run_import
+    except ModuleNotFoundError as error:
+        raise _missing_extra(error, "PyTorch", "localhyper[train]") from error
+    raise typer.Exit(run_import(context.args))
 
 
 def _missing_extra(error: ModuleNotFoundError, what: str, package: str) -> LocalHyperError:

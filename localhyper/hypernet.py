@@ -50,7 +50,9 @@ class Hypernetwork(Protocol):
         ...
 
     def generate(self, activations: Activations, chunks: int = 1) -> LoraWeights:
-        """One chunk's activations (chunk tokens only) to its LoRA matrices, scaling folded in.
+        """One chunk's activations to its LoRA matrices, scaling folded in.
+
+        They are of the chunk's own tokens, and of prefix and suffix where `info.reads_prefix`.
 
         `chunks` is the number of chunks of the document it is part of.
         """
@@ -126,7 +128,9 @@ class OnnxHypernetwork:
         return tuple(self._session.get_providers())
 
     def generate(self, activations: Activations, chunks: int = 1) -> LoraWeights:
-        """One chunk's activations (chunk tokens only) to its LoRA matrices, scaling folded in.
+        """One chunk's activations to its LoRA matrices, scaling folded in.
+
+        They are of the chunk's own tokens, and of prefix and suffix where `info.reads_prefix`.
 
         `chunks` is the number of chunks of the document it is part of.
 
@@ -194,8 +198,8 @@ class OnnxHypernetwork:
     def _check_activations(self, activations: Activations) -> None:
         capture, info = self._info.capture, self._info
         tokens = activations.hidden.shape[1] if capture.taps else activations.ffn.shape[1]
-        if not 0 < tokens <= info.chunk_tokens:
-            raise HypernetworkError(f"a chunk must have 1 to {info.chunk_tokens} tokens, got {tokens}")
+        if not 0 < tokens <= info.most_tokens:
+            raise HypernetworkError(f"a chunk must have 1 to {info.most_tokens} tokens, got {tokens}")
         for name, array, rows in (
             ("activations", activations.hidden, len(capture.taps)),
             ("ffn", activations.ffn, len(capture.ffn_blocks)),

@@ -202,13 +202,15 @@ class _Attach:
         self._report("generate", total, total)
 
     def _encode(self, chunk: Chunk) -> Activations:
-        """Activations of the chunk's own tokens, with prefix and suffix round them while encoding."""
+        """Activations of the chunk's tokens; those of prefix and suffix round it are dropped unless they are read."""
         info = self._hypernetwork.info
         with self._timed("encode"):
             before = self._engine.tokenize(info.prefix, special=True) if info.prefix else np.empty(0, np.int32)
             after = self._engine.tokenize(info.suffix, special=True) if info.suffix else np.empty(0, np.int32)
             ids = np.concatenate([before, chunk.token_ids, after]).astype(np.int32)
             whole = self._engine.encode(ids, info.capture, cancel=self._cancel)
+        if info.reads_prefix:
+            return whole
         inside = slice(len(before), len(before) + len(chunk.token_ids))
         return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))
 

@@ -20,7 +20,20 @@ def test_version_and_help_touch_no_disk(shell: Shell) -> None:
     assert shell.spawn("nonsense").returncode == 2
     top = shell.run("--help")
     assert top.returncode == 0
-    for command in ("attach", "ask", "chat", "adapters", "models", "eval", "paths", "doctor", "config", "tui", "demo"):
+    for command in (
+        "attach",
+        "ask",
+        "chat",
+        "adapters",
+        "models",
+        "hypernet",
+        "eval",
+        "paths",
+        "doctor",
+        "config",
+        "tui",
+        "demo",
+    ):
         assert f"\n  {command} " in top.stdout
         assert shell.run(command, "--help").returncode == 0
     assert "Exit codes: 0 done; 2 wrong" in top.stdout

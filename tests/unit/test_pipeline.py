@@ -105,6 +105,27 @@ def test_prefix_and_suffix_are_encoded_but_their_activations_are_dropped(tmp_pat
     np.testing.assert_array_equal(seen[0].ffn, inside.ffn[:, 2:-1])
 
 
+def test_a_hypernetwork_that_reads_prefix_and_suffix_gets_their_activations(tmp_path: Path) -> None:
+    tiny = TinyBundle(prefix="before it", suffix="after", bias=False, metric=False, metadata={"reads_prefix": True})
+    place = Place(tmp_path, tiny)
+    assert place.network.info.reads_prefix
+    seen: list[Activations] = []
+    original = place.network.generate
+
+    def watched(activations: Activations, chunks: int = 1) -> LoraWeights:
+        seen.append(activations)
+        return original(activations, chunks)
+
+    place.network.generate = watched  # type: ignore[method-assign]
+    engine = ScriptedEngine()
+    place.attach(document(40), engine)  # chunks as long as they may be: prefix and suffix do not count
+    assert max(map(len, engine.encoded)) == tiny.chunk_tokens + 3
+    for ids, activations in zip(engine.encoded, seen, strict=True):
+        whole = ScriptedEngine().encode(np.array(ids, np.int32), place.network.info.capture)
+        np.testing.assert_array_equal(activations.hidden, whole.hidden)
+        np.testing.assert_array_equal(activations.ffn, whole.ffn)
+
+
 WHITENING = TinyBundle(bias=True, metric=True, floor=True, chunks=True, whitening=40.0)
 
 

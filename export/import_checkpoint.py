@@ -1,0 +1,226 @@
+"""A published checkpoint to a bundle: `localhyper hypernet import PATH [--base NAME|FILE.gguf]`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from localhyper.base_header import BaseHeader, read_base_header
+from localhyper.bundle import MAX_CHUNK_TOKENS
+from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError
+from localhyper.export.checkpoint_file import open_checkpoint
+from localhyper.export.command_line import refuse
+from localhyper.export.published import PER_LAYER, PublishedRun, check_run_base, load_network, read_run
+from localhyper.export.published_bundle import (
+    PublishedGraph,
+    choose_dtype,
+    describe,
+    final_norm,
+    write_published,
+)
+from localhyper.export.published_turns import turn_texts
+from localhyper.memory_check import available_memory
+from localhyper.paths import get_paths
+from localhyper.registry import Registry, load_registry
+
+CHECKPOINT = "pytorch_model.bin"
+_STEP = re.compile(r"checkpoint-(\d{1,12})")
+# Chunks as long as in training: in the main recipe's training on several chunks at most 512 tokens; with the published
+# needle runs the figures beyond one window are for chunks of 1,024.
+CHUNK_TOKENS = {True: 512, False: 1024}
+COPIES = 4  # of the float32 weights that are in memory at most, measured: while torch and onnxruntime are compared
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint's file: itself, in its folder, or in the newest `checkpoint-*` of its run.
+
+    Raises:
+        HypernetworkError: There is none.
+    """
+    if not path.is_dir():
+        return path  # whether it is there, and what it is, is said when it is opened
+    if (path / CHECKPOINT).is_file():
+        return path / CHECKPOINT
+    try:
+        steps = [(int(match[1]), folder) for folder in path.iterdir() if (match := _STEP.fullmatch(folder.name))]
+    except OSError as error:
+        raise HypernetworkError(f"folder `{path}` cannot be read: {error.strerror or error}") from error
+    for _, folder in sorted(steps, reverse=True):
+        if (folder / CHECKPOINT).is_file():
+            return folder / CHECKPOINT
+    raise HypernetworkError(
+        f"folder `{path}` holds no published checkpoint",
+        f"name a run with `checkpoint-*/{CHECKPOINT}` inside, or that file",
+    )
+
+
+def name_of(file: Path) -> str:
+    """A name for the bundle: that of the run's folder, as `localhyper models list` can show it."""
+    folder = file.absolute().parent
+    run = folder.parent if _STEP.fullmatch(folder.name) else folder
+    name = run.name if file.name == CHECKPOINT else file.stem
+    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "imported"
+
+
+def find_base(registry: Registry, given: str, base_name: str) -> BaseHeader:
+    """The base model's header: the one that is given, else the known one that was made from what the checkpoint names.
+
+    Raises:
+        ConfigError: None is given and none is known.
+        ModelError: It is not on this machine, or damaged.
+    """
+    if given:
+        return read_base_header(registry.find_base(given))
+    for spec in registry.bases.values():
+        if spec.unquantized and spec.unquantized.lower() == base_name.lower():
+            return read_base_header(registry.find_base(spec.name))
+    raise ConfigError(
+        f"the checkpoint is for `{base_name}`, which `localhyper models list` does not know",
+        "give the GGUF file of that model with --base",
+    )
+
+
+def import_document(file: Path, options: argparse.Namespace) -> Path:
+    """Read a Doc-to-LoRA checkpoint, write its bundle, and return the bundle's path.
+
+    Raises:
+        LocalHyperError: The checkpoint, the base model or an option is wrong; nothing is written.
+    """
+    registry = load_registry(get_paths().create())
+    name = options.name or name_of(file)
+    target: Path = options.output or registry.paths.hypernetworks_dir / f"{name}.onnx"
+    check_target(target, options.force)
+    with open_checkpoint(file) as checkpoint:
+        run = read_run(checkpoint)
+        base = find_base(registry, options.base, run.base_name)
+        check_run_base(run, base)
+        turn = turn_texts(base)
+        chunk_tokens = _chunk_tokens(options.chunk_tokens, run, base, turn)
+        _check_memory(sum(_elements(view.shape) for view in checkpoint.tensors.values()))
+        say(f"reading {file}")
+        net = load_network(checkpoint, run, base)
+    dtype = choose_dtype(net, options.dtype)
+    graph = PublishedGraph(net, run.scaling, final_norm(base)).eval()
+    facts = {
+        "name": name,
+        "chunk_tokens": chunk_tokens,
+        "licence": options.licence,
+        "card": _card(run, base, file, dtype),
+    }
+    say(f"writing {target} ({dtype}), and comparing it with the checkpoint")
+    try:
+        parity = write_published(graph, target, describe(run, base, turn, facts), dtype)
+    except OSError as error:
+        message = f"cannot write `{target}`: {error.strerror or error}"
+        raise HypernetworkError(message, "check the folder, its permissions and the space left") from error
+    say(f"torch = ONNX within {parity.max_difference:.1e} at lengths {', '.join(map(str, parity.lengths))}")
+    return target
+
+
+def check_target(target: Path, force: bool) -> None:
+    """Refuse to replace a file unasked.
+
+    Raises:
+        HypernetworkError: It is there, or is a folder.
+    """
+    if target.is_dir():
+        raise HypernetworkError(f"`{target}` is a folder", "name the .onnx file to write with --output")
+    if target.suffix != ".onnx":
+        raise HypernetworkError(f"`{target}` does not end in .onnx", "bundles do: localhyper finds them by it")
+    if target.exists() and not force:
+        raise HypernetworkError(f"`{target}` is there already", "choose another --name, or replace it with --force")
+
+
+def say(text: str) -> None:
+    """A word to people, to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _elements(shape: tuple[int, ...]) -> int:
+    count = 1
+    for extent in shape:
+        count *= extent
+    return count
+
+
+def _chunk_tokens(wanted: int, run: PublishedRun, base: BaseHeader, turn: tuple[str, str]) -> int:
+    """Most tokens of a chunk: what is asked for, else as in training, so that it fits the window with its turn."""
+    most = min(base.info.context_length - len("".join(turn).encode()) - 2, MAX_CHUNK_TOKENS)
+    tokens: int = wanted or min(CHUNK_TOKENS[run.encoder == PER_LAYER], most)
+    if not 1 <= tokens <= most:
+        raise HypernetworkError(
+            f"chunks of {tokens} tokens with their turn do not fit the window of `{base.info.name}`, "
+            f"{base.info.context_length} tokens",
+            f"choose --chunk-tokens from 1 to {most}" if most > 0 else "choose a base model with a larger window",
+        )
+    return tokens
+
+
+def _check_memory(elements: int) -> None:
+    needed, left = 4 * elements * COPIES, available_memory()
+    if left is not None and needed > left:
+        raise HypernetworkError(
+            f"importing it takes about {needed / 1e9:.1f} GB of memory, {left / 1e9:.1f} GB are left",
+            "close other programs, or import it on a larger machine: the bundle runs anywhere",
+        )
+
+
+def _card(run: PublishedRun, base: BaseHeader, file: Path, dtype: str) -> dict[str, Any]:
+    """What a reader of the bundle must know: where it comes from and what it was made for."""
+    with file.open("rb") as data:
+        digest = hashlib.file_digest(data, "sha256").hexdigest()
+    return {
+        "note": "imported from a Doc-to-LoRA checkpoint",
+        "source": {"file": _short_path(file), "sha256": digest},
+        "base_model_name_or_path": run.base_name,
+        "base_file": base.info.path.name,
+        "context_encoder": run.encoder,
+        "quantize_ctx_encoder": run.quantized_encoder,
+        "lora_alpha": run.scaling,
+        "dtype": dtype,
+        "config": run.config.as_dict(),
+    }
+
+
+def _short_path(file: Path) -> str:
+    """As much of the path as the published layout gives it: nothing of this machine."""
+    parts = file.absolute().parts
+    return "/".join(parts[-3:] if len(parts) > 3 and _STEP.fullmatch(parts[-2]) else parts[-1:])
+
+
+def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The command line's options."""
+    parser = argparse.ArgumentParser(
+        prog="localhyper hypernet import", description="Turn a published checkpoint into a hypernetwork bundle"
+    )
+    parser.add_argument("path", type=Path, help="the run's folder, its checkpoint's folder, or the file")
+    parser.add_argument("--base", default="", help="base model: a name from `localhyper models list` or a .gguf file")
+    parser.add_argument("--name", default="", help="name of the bundle; default: that of the run's folder")
+    parser.add_argument("--output", type=Path, help="bundle to write; default: in localhyper's folder, by its name")
+    parser.add_argument("--chunk-tokens", type=int, default=0, help="most tokens of a chunk; default: as in training")
+    parser.add_argument(
+        "--dtype", choices=("auto", "f32", "f16"), default="auto", help="weights in the file; auto: f32 below 2 GiB"
+    )
+    parser.add_argument("--licence", default="unknown", help="SPDX identifier of the checkpoint's licence")
+    parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
+    return parser, parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the import."""
+    parser, options = parse(argv)
+    try:
+        if options.name and re.sub(r"[^a-z0-9._-]", "", options.name) != options.name:
+            raise ConfigError(f"`{options.name}` is no name for a hypernetwork", "use a-z, 0-9, `.`, `_` and `-` only")
+        print(import_document(find_checkpoint(options.path), options))
+    except LocalHyperError as error:
+        refuse(parser, error)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
