@@ -24,6 +24,7 @@ from localhyper.export.published_bundle import (
 )
 from localhyper.export.published_turns import turn_texts
 from localhyper.memory_check import available_memory
+from localhyper.model_specs import PublishedSpec
 from localhyper.paths import get_paths
 from localhyper.registry import Registry, load_registry
 
@@ -33,6 +34,22 @@ _STEP = re.compile(r"checkpoint-(\d{1,12})")
 # needle runs the figures beyond one window are for chunks of 1,024.
 CHUNK_TOKENS = {True: 512, False: 1024}
 COPIES = 4  # of the float32 weights that are in memory at most, measured: while torch and onnxruntime are compared
+
+
+def fetched(text: str, options: argparse.Namespace, registry: Registry) -> Path:
+    """The path that `text` is, or the folder that `models pull` put the published checkpoint of this name into.
+
+    Its name and licence in models.toml become the bundle's, where the command line gives none.
+
+    Raises:
+        ModelError: It is known and not on this machine.
+    """
+    spec = registry.folders.get(text)
+    if not isinstance(spec, PublishedSpec) or Path(text).exists():
+        return Path(text)
+    options.name = options.name or spec.name
+    options.licence = options.licence or spec.licence
+    return (registry.find_folder(text) / spec.files[0]).parent
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -84,13 +101,12 @@ def find_base(registry: Registry, given: str, base_name: str) -> BaseHeader:
     )
 
 
-def import_document(file: Path, options: argparse.Namespace) -> Path:
+def import_document(file: Path, options: argparse.Namespace, registry: Registry) -> Path:
     """Read a Doc-to-LoRA checkpoint, write its bundle, and return the bundle's path.
 
     Raises:
         LocalHyperError: The checkpoint, the base model or an option is wrong; nothing is written.
     """
-    registry = load_registry(get_paths().create())
     name = options.name or name_of(file)
     target: Path = options.output or registry.paths.hypernetworks_dir / f"{name}.onnx"
     check_target(target, options.force)
@@ -108,7 +124,7 @@ def import_document(file: Path, options: argparse.Namespace) -> Path:
     facts = {
         "name": name,
         "chunk_tokens": chunk_tokens,
-        "licence": options.licence,
+        "licence": options.licence or "unknown",
         "card": _card(run, base, file, dtype),
     }
     say(f"writing {target} ({dtype}), and comparing it with the checkpoint")
@@ -197,7 +213,10 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
     parser = argparse.ArgumentParser(
         prog="localhyper hypernet import", description="Turn a published checkpoint into a hypernetwork bundle"
     )
-    parser.add_argument("path", type=Path, help="the run's folder, its checkpoint's folder, or the file")
+    parser.add_argument(
+        "path",
+        help="a published one from `localhyper models list`, a run's folder, its checkpoint's folder, or the file",
+    )
     parser.add_argument("--base", default="", help="base model: a name from `localhyper models list` or a .gguf file")
     parser.add_argument("--name", default="", help="name of the bundle; default: that of the run's folder")
     parser.add_argument("--output", type=Path, help="bundle to write; default: in localhyper's folder, by its name")
@@ -205,7 +224,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
     parser.add_argument(
         "--dtype", choices=("auto", "f32", "f16"), default="auto", help="weights in the file; auto: f32 below 2 GiB"
     )
-    parser.add_argument("--licence", default="unknown", help="SPDX identifier of the checkpoint's licence")
+    parser.add_argument("--licence", default="", help="SPDX identifier of the checkpoint's licence")
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     return parser, parser.parse_args(argv)
 
@@ -216,7 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.name and re.sub(r"[^a-z0-9._-]", "", options.name) != options.name:
             raise ConfigError(f"`{options.name}` is no name for a hypernetwork", "use a-z, 0-9, `.`, `_` and `-` only")
-        print(import_document(find_checkpoint(options.path), options))
+        registry = load_registry(get_paths().create())
+        print(import_document(find_checkpoint(fetched(options.path, options, registry)), options, registry))
     except LocalHyperError as error:
         refuse(parser, error)
     return 0

@@ -347,6 +347,20 @@ def test_an_imported_hypernetwork_is_found_shown_and_used(imported: tuple[Shell,
     assert read_bundle(path).card["note"] == "imported from a Doc-to-LoRA checkpoint"
 
 
+@pytest.mark.slow
+def test_a_fetched_checkpoint_is_imported_by_its_name(tmp_path: Path, base: BaseHeader) -> None:
+    shell = Shell(tmp_path / "home", base.info.path, tmp_path / "unused.onnx")
+    done = shell.run("hypernet", "import", "doc-to-lora-gemma-demo", "--base", shell.base)
+    assert done.returncode == 4 and "models pull doc-to-lora-gemma-demo" in done.stderr
+    folder = shell.home / "data" / "models" / "doc-to-lora-gemma-demo" / "gemma_demo" / "checkpoint-80000"
+    write(folder / "pytorch_model.bin", settings(), random_weights(CONFIG))
+    done = shell.run("hypernet", "import", "doc-to-lora-gemma-demo", "--base", shell.base)
+    assert done.returncode == 0, done.stderr
+    info = read_bundle(Path(done.stdout.strip()))
+    assert info.name == "doc-to-lora-gemma-demo" and info.licence.startswith("not stated")
+    assert info.path == shell.home / "data" / "hypernetworks" / "doc-to-lora-gemma-demo.onnx"
+
+
 def test_a_refused_checkpoint_leaves_nothing_behind(tmp_path: Path, base: BaseHeader) -> None:
     shell = Shell(tmp_path / "home", base.info.path, tmp_path / "unused.onnx")
     path = write(tmp_path / "run" / "checkpoint-1" / "pytorch_model.bin", settings(), {"w": np.ones(3, np.float32)})
