@@ -47,6 +47,24 @@ def file_sha256(
     return digest
 
 
+def remember_sha256(path: Path, cache_file: Path, digest: str) -> None:
+    """Remember a digest that the caller has computed of this very file."""
+    _remember(cache_file, _key(path), digest)
+
+
+def git_blob_sha1(path: Path) -> str:
+    """The id that git gives a file's content, 40 hex digits: what the hub has for files outside its large storage.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    digest = hashlib.sha1(f"blob {path.stat().st_size}\0".encode(), usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def forget(cache_file: Path) -> None:
     """Forget every digest, so that files are really read again."""
     cache_file.unlink(missing_ok=True)

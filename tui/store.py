@@ -18,6 +18,7 @@ from localhyper.errors import LocalHyperError
 from localhyper.history import History
 from localhyper.jobs import JobQueue, JobRequest
 from localhyper.library import AdapterInfo, Library, Passage
+from localhyper.model_specs import FolderSpec
 from localhyper.paths import Paths
 from localhyper.progress import CancelToken, ProgressCallback
 from localhyper.registry import BaseModelSpec, HypernetworkSpec, ModelStatus, Registry, load_registry
@@ -48,7 +49,7 @@ class Quote:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A base model as the Models screen lists it.
+    """A base model, or a folder of files, as the Models screen lists it.
 
     Attributes:
         status: Where its file is.
@@ -174,10 +175,12 @@ class Store:
         return next((row.status.path for row in self.models(Config()) if row.fingerprint == fingerprint), None)
 
     def models(self, config: Config) -> tuple[ModelRow, ...]:
-        """Base models, each with its hypernetworks; headers are read, nothing is loaded."""
+        """Base models, each with its hypernetworks, then folders of files; headers are read, nothing is loaded."""
         statuses = self.registry.statuses()
-        nets = [status for status in statuses if status.kind != "base"]
-        return tuple(_model_row(status, nets, config) for status in statuses if status.kind == "base")
+        folders = [status for status in statuses if isinstance(status.spec, FolderSpec)]
+        nets = [status for status in statuses if status.kind != "base" and status not in folders]
+        bases = (_model_row(status, nets, config) for status in statuses if status.kind == "base")
+        return (*bases, *(ModelRow(status) for status in folders))
 
 
 def _model_row(status: ModelStatus, nets: Sequence[ModelStatus], config: Config) -> ModelRow:

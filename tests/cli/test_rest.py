@@ -10,7 +10,9 @@ import pytest
 
 from localhyper import __version__
 from localhyper.paths import get_paths
+from localhyper.registry import load_registry
 from tests.cli.conftest import ROOT, Shell
+from tests.hub_server import HubServer
 
 
 def test_version_and_help_touch_no_disk(shell: Shell) -> None:
@@ -106,6 +108,35 @@ def test_models_are_listed_and_checked(shell: Shell, tmp_path: Path) -> None:
     assert "not a readable ONNX file" in broken["problem"]
     assert done.returncode == 5
     assert shell.run("models", "check", "no-such-model").returncode == 2
+
+
+def test_own_models_are_added_used_and_removed(shell: Shell, lease: Path) -> None:
+    assert shell.run("models", "add", shell.base, "--name", "own", "--copy").stdout == "own\n"
+    assert shell.run("models", "add", shell.bundle, "--name", "own-document").stdout == "own-document\n"
+    rows = {row["name"]: row for row in json.loads(shell.run("models", "list", "--json").stdout)}
+    assert rows["own-document"]["base"] == "own" and rows["own-document"]["path"] == str(shell.bundle)
+    assert shell.run("attach", lease, "--base", "own").returncode == 0
+    asked = shell.run("models", "remove", "own-document")
+    assert asked.returncode == 2 and "say --yes" in asked.stderr
+    removed = shell.run("models", "remove", "own-document", "--yes")
+    assert removed.returncode == 0 and removed.stdout == ""
+    assert f"`{shell.bundle}` was left where it is" in removed.stderr
+    removed = shell.run("models", "remove", "own", "-y")
+    assert removed.stdout == f"{shell.home / 'data' / 'models' / 'own.gguf'}\n"
+    assert shell.base.exists() and shell.bundle.exists()
+    wrong = shell.run("models", "add", lease)
+    assert wrong.returncode == 5 and len(wrong.stderr.strip().splitlines()) == 3
+
+
+def test_pulling_a_published_hypernetwork_says_what_comes_next(shell: Shell, hub: HubServer) -> None:
+    files = load_registry().folders["text-to-lora-gemma-2-2b"].files
+    hub.files |= {file: b"x" * 1000 for file in files}
+    done = shell.run("models", "pull", "text-to-lora-gemma-2-2b")
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == shell.home / "data" / "models" / "text-to-lora-gemma-2-2b"
+    assert "localhyper hypernet import text-to-lora-gemma-2-2b --base gemma-2-2b-it" in done.stderr
+    checked = json.loads(shell.run("models", "check", "--json").stdout)
+    assert {row["name"]: (row["kind"], row["ok"]) for row in checked}["text-to-lora-gemma-2-2b"] == ("published", True)
 
 
 def test_doctor_says_what_there_is(shell: Shell) -> None:

