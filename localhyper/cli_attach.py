@@ -134,7 +134,10 @@ def _task_document(bench: Workbench, task: str, view: ProgressView, token: Cance
     """The description: the text itself, a file behind an `@`, or stdin."""
     if task != STDIN and not task.startswith("@"):
         return task_document(task)
-    request = JobRequest(source=STDIN if task == STDIN else os.path.abspath(Path(task[1:]).expanduser()))
+    source = STDIN if task == STDIN else os.path.abspath(Path(task[1:]).expanduser())
+    if source != STDIN and os.path.isdir(source):
+        raise SourceError(f"`{task}` is a folder, wanted the file of a description", "write --task @FILE")
+    request = JobRequest(source=source)
     document = bench.read(request, progress=view, cancel=token)
     return replace(task_document(document.text), origin=document.origin, notes=document.notes)
 

@@ -222,10 +222,10 @@ def read_embedding(path: Path, size: int) -> FloatArray:
 
 
 def _load_npy(path: Path) -> Any:
-    # Mapped, a header that claims more than the file holds is refused before anything is allocated.
-    values = np.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiu":
-        raise ValueError(f"no array of numbers but {getattr(values, 'dtype', 'an archive')}")
+    # Mapped, a header that claims more than the file holds is refused before anything is allocated; so are objects.
+    values = np.lib.format.open_memmap(path, mode="r")
+    if values.dtype.kind not in "fiu":
+        raise ValueError(f"no numbers but {values.dtype}"[:80])
     return values
 
 
