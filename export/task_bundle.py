@@ -52,7 +52,8 @@ class TaskGraph(nn.Module):
         """Rows of queries and keys in the order that llama.cpp's converter gives them: halves of a head to pairs."""
         if module not in self.heads:
             return b
-        return b.unflatten(1, (self.heads[module], 2, -1)).transpose(2, 3).flatten(1, 3)
+        blocks, rows, rank = b.shape
+        return b.reshape(blocks, self.heads[module], 2, -1, rank).transpose(2, 3).reshape(blocks, rows, rank)
 
     def output_names(self) -> list[str]:
         """Names of the outputs in their order."""

@@ -156,10 +156,13 @@ class TextToLora(nn.Module):
         """Trunk states [L, s] to a module's matrices."""
         into, out = self.widths[name]
         if self.config.shared_head:
-            a, b = (self._head(name, x + self.out_emb_norm(self.out_emb[name][side])) for side in "AB")
+            a, b = (
+                self._head(name, x + self.out_emb_norm(self.get_parameter(f"out_emb.{name}.{side}"))) for side in "AB"
+            )
         else:
-            a, b = self._head(name, x).split([self.config.rank * into, self.config.rank * out], -1)
-        a, b = (part.unflatten(-1, (self.config.rank, -1)) for part in (a, b))
+            made = self._head(name, x)
+            a, b = made[:, : self.config.rank * into], made[:, self.config.rank * into :]
+        a, b = (part.reshape(self.config.blocks, self.config.rank, -1) for part in (a, b))
         return LoraPair(a[..., :into], b[..., :out].transpose(-1, -2))
 
     def _head(self, name: str, x: Tensor) -> Tensor:
@@ -167,7 +170,9 @@ class TextToLora(nn.Module):
         return made
 
     def _offset(self, name: str, pair: LoraPair) -> LoraPair:
-        return LoraPair(pair.a + self.AB_offset["A"][name], pair.b + self.AB_offset["B"][name])
+        return LoraPair(
+            pair.a + self.get_parameter(f"AB_offset.A.{name}"), pair.b + self.get_parameter(f"AB_offset.B.{name}")
+        )
 
     def finish(self, raw: Mapping[str, LoraPair]) -> dict[str, LoraPair]:
         """The LoRA, of what the heads give."""
@@ -185,14 +190,13 @@ class TextToLora(nn.Module):
         return self._offset(name, pair)
 
     def _spread(self, side: str, name: str) -> Tensor:
-        spread: Tensor = self.std_recon_target[side][name] + STD_FLOOR
-        return spread
+        return self.get_parameter(f"std_recon_target.{side}.{name}") + STD_FLOOR
 
     def _mean(self, side: str, name: str) -> Tensor:
-        mean: Tensor = self.mean_recon_target[side][name]
-        return mean
+        return self.get_parameter(f"mean_recon_target.{side}.{name}")
 
 
 def scaled(embedding: Tensor) -> Tensor:
     """A vector [E] of any length but 0 as the hypernetwork was given it in training: of length sqrt(E)."""
-    return embedding / embedding.norm() * math.sqrt(embedding.shape[-1])
+    bounded = embedding / embedding.abs().max()  # whose squares neither overflow nor vanish
+    return bounded / bounded.square().sum().sqrt() * math.sqrt(embedding.shape[-1])

@@ -115,7 +115,7 @@ def write_embedder(folder: Path, tiny: TinyEmbedder | None = None) -> Path:
         helper.make_node("Cast", ["sum"], [tiny.output], to=tiny.dtype),
     ]
     inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in tiny.inputs]
-    shape = ["batch", "tokens", tiny.embedding]
+    shape: list[str | int | None] = ["batch", "tokens", tiny.embedding]
     outputs = [helper.make_tensor_value_info(tiny.output, tiny.dtype, shape)]
     model = _model(nodes, inputs, outputs, [numpy_helper.from_array(table(tiny), "table")])
     (folder / "onnx").mkdir(parents=True, exist_ok=True)

@@ -223,3 +223,10 @@ def test_a_task_hypernetwork_that_reads_activations_takes_the_same_command(shell
     (tmp_path / "v.json").write_text("[1, 2]")
     done = shell.run("attach", "--task", TASK, *models, "--embedding", tmp_path / "v.json")
     assert done.returncode == 5 and "reads activations, not a vector" in done.stderr
+
+
+def test_hypernet_show_says_what_vector_is_read(tasks: TaskShell) -> None:
+    done = tasks.shell.run("hypernet", "show", tasks.bundle)
+    assert done.returncode == 0 and MODEL in done.stdout and '"pooling": "first"' in done.stdout
+    facts = json.loads(tasks.shell.run("hypernet", "show", tasks.bundle, "--json").stdout)
+    assert facts["embedding"]["size"] == 6 and facts["kind"] == "task"

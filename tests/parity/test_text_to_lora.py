@@ -19,6 +19,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is in th
 peft = pytest.importorskip("peft", reason="peft is in the [dev] extra")
 
 from localhyper.base_header import BaseHeader, read_base_header  # noqa: E402
+from localhyper.cli import main as command  # noqa: E402
 from localhyper.engine import AdapterUse, EngineConfig  # noqa: E402
 from localhyper.export.checkpoint_file import open_checkpoint  # noqa: E402
 from localhyper.export.import_checkpoint import main as import_checkpoint  # noqa: E402
@@ -29,6 +30,7 @@ from localhyper.gguf_adapter import AdapterMetadata, read_adapter, unpermute_for
 from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
 from localhyper.llama_engine import LlamaEngine  # noqa: E402
 from localhyper.lora import LoraWeights  # noqa: E402
+from localhyper.paths import Paths  # noqa: E402
 from localhyper.peft_folder import TENSORS, PeftBase, write_peft_folder  # noqa: E402
 from tests.parity.gguf_base import FIXTURES, write_reference_base  # noqa: E402
 
@@ -156,7 +158,7 @@ def test_bundle_gives_the_references_matrices(reference: Reference, index: int) 
 
 
 def test_bundle_takes_a_vector_of_any_length(reference: Reference) -> None:
-    for factor in (1e-4, 1.0, 1e4):
+    for factor in (1e-30, 1e-4, 1.0, 1e4, 1e30):  # also where squares overflow
         made = reference.bundle.from_embedding(reference.vector(1) * np.float32(factor))
         assert reference.far(reference.published(made), 1) <= TOLERANCE
 
@@ -215,6 +217,20 @@ def test_llama_gives_the_references_logits(reference: Reference, tmp_path: Path)
             assert np.array_equal(logits.argmax(-1), golden["logits_adapted"][0].argmax(-1))
     finally:
         engine.close()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_command_gives_the_references_matrices(
+    reference: Reference, index: int, tmp_path: Path, paths: Paths, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths.create().config_file.write_text('[adapter]\ndtype = "f32"\n')
+    np.save(tmp_path / "vector.npy", reference.vector(index))
+    models = ["--base", str(reference.header.info.path), "--hypernet", str(reference.bundle.info.path)]
+    assert command(["attach", "--task", "A task.", "--embedding", str(tmp_path / "vector.npy"), *models, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    weights, metadata = read_adapter(Path(row["path"]))
+    assert reference.far(reference.published(weights), index) <= TOLERANCE
+    assert (row["kind"], row["rank"], metadata.base_fingerprint) == ("task", 8, reference.header.info.fingerprint)
 
 
 def test_bundle_says_where_it_comes_from_and_what_it_reads(reference: Reference) -> None:
