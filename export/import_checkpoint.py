@@ -35,7 +35,7 @@ _STEP = re.compile(r"checkpoint-(\d{1,12})")
 # Chunks as long as in training: in the main recipe's training on several chunks at most 512 tokens; with the published
 # needle runs the figures beyond one window are for chunks of 1,024.
 CHUNK_TOKENS = {True: 512, False: 1024}
-COPIES = 3.4  # of the float32 weights that are in memory at most, measured: while both torch and onnxruntime run
+COPIES = 4  # of the float32 weights that are in memory at most, measured: while torch and onnxruntime are compared
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -181,7 +181,7 @@ def check_memory(checkpoint: Checkpoint) -> None:
         HypernetworkError: Says what is needed and what there is.
     """
     elements = sum(math.prod(view.shape) for view in checkpoint.tensors.values())
-    needed, left = int(4 * elements * COPIES), available_memory()
+    needed, left = 4 * elements * COPIES, available_memory()
     if left is not None and needed > left:
         raise HypernetworkError(
             f"importing it takes about {needed / 1e9:.1f} GB of memory, {left / 1e9:.1f} GB are left",

@@ -30,6 +30,7 @@ from localhyper.cli_output import (
     show_error,
     show_unexpected,
 )
+from localhyper.cli_serve import serve
 from localhyper.config import with_value
 from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.paths import get_paths, setup_logging
@@ -50,6 +51,7 @@ app = typer.Typer(
 app.command(epilog=EXIT_CODES)(attach)
 app.command(epilog=EXIT_CODES)(ask)
 app.command(epilog=EXIT_CODES)(chat)
+app.command(epilog=EXIT_CODES)(serve)
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(models_app, name="models")
 app.add_typer(hypernet_app, name="hypernet")

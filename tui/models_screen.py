@@ -142,11 +142,12 @@ class ModelsScreen(SidePlace):
             memory += " too big"
         nets = [net for net in row.hypernetworks if net.kind == "document"]
         here = [net for net in nets if net.path is not None]
+        importable = any(spec.method == "doc-to-lora" for spec in row.published)
         return (
             f"{mark} {plain(status.name)}",
             size_text(status.size) if status.size else "?",
             memory,
-            "✓" if here else "↓ to fetch" if nets else "no hypernetwork",
+            "✓" if here else "↓ to fetch" if nets else "to import" if importable else "no hypernetwork",
         )
 
     def _is_loaded(self, row: ModelRow) -> bool:
@@ -199,6 +200,9 @@ class ModelsScreen(SidePlace):
             yield net.kind, f"hypernetwork {plain(net.name)}, {place}"
         if not row.hypernetworks:
             yield "attach", "no hypernetwork for it: it can chat, documents cannot be attached"
+        if row.published:
+            names = plain(", ".join(spec.name for spec in row.published))
+            yield "import", f"hypernetworks for it are published, see below: {names}"
         now = self.state.loaded
         if self._is_loaded(row):
             yield "now", "in memory" + (f", loaded in {now.seconds:.1f} s" if now is not None else "")

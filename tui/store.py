@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from localhyper.errors import LocalHyperError
 from localhyper.history import History
 from localhyper.jobs import JobQueue, JobRequest
 from localhyper.library import AdapterInfo, Library, Passage
-from localhyper.model_specs import FolderSpec
+from localhyper.model_specs import FolderSpec, PublishedSpec
 from localhyper.paths import Paths
 from localhyper.progress import CancelToken, ProgressCallback
 from localhyper.registry import BaseModelSpec, HypernetworkSpec, ModelStatus, Registry, load_registry
@@ -57,6 +57,7 @@ class ModelRow:
         free: Bytes of memory there are; 0 = the system does not tell.
         facts: What its header says, for people.
         hypernetworks: Those for it, here or to fetch.
+        published: Published checkpoints that a hypernetwork for it can be imported from.
         problem: Why its file cannot be used; empty = it can, or is not here.
     """
 
@@ -66,6 +67,7 @@ class ModelRow:
     facts: str = ""
     fingerprint: str = ""
     hypernetworks: tuple[ModelStatus, ...] = ()
+    published: tuple[PublishedSpec, ...] = ()
     problem: str = ""
 
 
@@ -180,7 +182,13 @@ class Store:
         folders = [status for status in statuses if isinstance(status.spec, FolderSpec)]
         nets = [status for status in statuses if status.kind != "base" and status not in folders]
         bases = (_model_row(status, nets, config) for status in statuses if status.kind == "base")
-        return (*bases, *(ModelRow(status) for status in folders))
+        rows = (replace(row, published=_published_for(row.status.name, folders)) for row in bases)
+        return (*rows, *(ModelRow(status) for status in folders))
+
+
+def _published_for(base: str, folders: Sequence[ModelStatus]) -> tuple[PublishedSpec, ...]:
+    specs = (status.spec for status in folders)
+    return tuple(spec for spec in specs if isinstance(spec, PublishedSpec) and spec.base == base)
 
 
 def _model_row(status: ModelStatus, nets: Sequence[ModelStatus], config: Config) -> ModelRow:

@@ -59,6 +59,8 @@ async def test_list_marks_what_is_here_what_can_be_fetched_and_what_attaches() -
         rows = cells(screen)
         assert rows["qwen3-4b"][0] == "↓" and rows["qwen3-4b"][3] == "no hypernetwork"
         assert rows["smollm2-135m-instruct"][3] == "✓"
+        assert rows["gemma-2-2b-it"][3] == "to import"
+        assert rows["llama-3.1-8b-instruct"][3] == "no hypernetwork"  # a published one for tasks only
         assert rows["own"][0] == "○" and rows["own"][2].endswith("MB")
         assert rows["broken"][0] == "x"
         await highlight(pilot, screen, "broken")
@@ -67,6 +69,9 @@ async def test_list_marks_what_is_here_what_can_be_fetched_and_what_attaches() -
         await highlight(pilot, screen, "qwen3-4b")
         await pilot.press("enter")
         await until(pilot, lambda: any("p fetches it" in toast for toast in bench.toasts))
+        await highlight(pilot, screen, "gemma-2-2b-it")
+        assert screen.current is not None
+        assert "doc-to-lora-gemma-demo" in dict(screen._facts(screen.current))["import"]
 
 
 async def test_folders_are_listed_told_and_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

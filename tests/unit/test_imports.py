@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "textual", "onnxruntime", "llama_cpp", "huggingface_hub", "onnx", "accelerate", "tokenizers", "yaml")
+HEAVY = (
+    "torch", "textual", "onnxruntime", "llama_cpp", "huggingface_hub", "onnx", "accelerate", "tokenizers",
+    "yaml", "starlette", "uvicorn", "pydantic",
+)  # fmt: skip
 
 
 def _loaded_after(statement: str) -> set[str]:

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible HTTP endpoint over the base models and adapters of this machine: `localhyper serve`."""

@@ -1,0 +1,81 @@
+"""A reply as OpenAI's API words it: `chat.completion`, or `chat.completion.chunk`s as server-sent events.
+
+Shapes: https://platform.openai.com/docs/api-reference/chat/object and …/chat/streaming. Pure values: knows no network.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from localhyper.engine import GenerationStats
+from localhyper.serve.api_error import ApiError
+
+DONE = b"data: [DONE]\n\n"
+
+
+@dataclass(frozen=True)
+class ReplyHead:
+    """What every part of a reply repeats.
+
+    Attributes:
+        id: `chatcmpl-…`.
+        created: Seconds since 1970.
+        model: The whole name.
+        with_usage: Whether the stream's chunks carry a `usage` field.
+    """
+
+    id: str
+    created: int
+    model: str
+    with_usage: bool = False
+
+    def whole(self, text: str, stats: GenerationStats) -> dict[str, object]:
+        """The reply in one piece."""
+        message = {"role": "assistant", "content": text, "refusal": None}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": stats.finish_reason}
+        return self._object("chat.completion", [choice]) | {"usage": usage(stats)}
+
+    def opening(self) -> bytes:
+        """The event that begins a stream."""
+        return self._chunk({"role": "assistant", "content": ""}, None)
+
+    def piece(self, text: str) -> bytes:
+        """An event with a piece of text."""
+        return self._chunk({"content": text}, None)
+
+    def ending(self, stats: GenerationStats) -> bytes:
+        """The events that end a stream, from the finish reason on."""
+        events = self._chunk({}, stats.finish_reason)
+        if self.with_usage:
+            events += event(self._object("chat.completion.chunk", []) | {"usage": usage(stats)})
+        return events + DONE
+
+    def _chunk(self, delta: dict[str, str], finish_reason: str | None) -> bytes:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+        value = self._object("chat.completion.chunk", [choice])
+        return event(value | {"usage": None} if self.with_usage else value)
+
+    def _object(self, kind: str, choices: Sequence[object]) -> dict[str, object]:
+        return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": list(choices)}
+
+
+def usage(stats: GenerationStats) -> dict[str, object]:
+    """Counts of tokens; those that were in the KV cache already count as cached."""
+    return {
+        "prompt_tokens": stats.prompt_tokens,
+        "completion_tokens": stats.generated_tokens,
+        "total_tokens": stats.prompt_tokens + stats.generated_tokens,
+        "prompt_tokens_details": {"cached_tokens": stats.reused_tokens},
+    }
+
+
+def event(value: dict[str, object]) -> bytes:
+    """One server-sent event; JSON holds no line end, so one `data` line is enough."""
+    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'), allow_nan=False)}\n\n".encode()
+
+
+def error_event(error: ApiError) -> bytes:
+    """An error after the stream has begun, when no status can be sent any more."""
+    return event(error.body())
