@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import re
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from localhyper.base_header import BaseHeader, read_base_header
 from localhyper.bundle import MAX_CHUNK_TOKENS
 from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError
-from localhyper.export.checkpoint_file import open_checkpoint
+from localhyper.export.checkpoint_file import Checkpoint, open_checkpoint
 from localhyper.export.command_line import refuse
 from localhyper.export.published import PER_LAYER, PublishedRun, check_run_base, load_network, read_run
 from localhyper.export.published_bundle import (
@@ -22,9 +23,10 @@ from localhyper.export.published_bundle import (
     final_norm,
     write_published,
 )
+from localhyper.export.published_task import WEIGHTS, find_run
 from localhyper.export.published_turns import turn_texts
 from localhyper.memory_check import available_memory
-from localhyper.model_specs import PublishedSpec
+from localhyper.model_folders import place
 from localhyper.paths import get_paths
 from localhyper.registry import Registry, load_registry
 
@@ -34,22 +36,6 @@ _STEP = re.compile(r"checkpoint-(\d{1,12})")
 # needle runs the figures beyond one window are for chunks of 1,024.
 CHUNK_TOKENS = {True: 512, False: 1024}
 COPIES = 4  # of the float32 weights that are in memory at most, measured: while torch and onnxruntime are compared
-
-
-def fetched(text: str, options: argparse.Namespace, registry: Registry) -> Path:
-    """The path that `text` is, or the folder that `models pull` put the published checkpoint of this name into.
-
-    Its name and licence in models.toml become the bundle's, where the command line gives none.
-
-    Raises:
-        ModelError: It is known and not on this machine.
-    """
-    spec = registry.folders.get(text)
-    if not isinstance(spec, PublishedSpec) or Path(text).exists():
-        return Path(text)
-    options.name = options.name or spec.name
-    options.licence = options.licence or spec.licence
-    return (registry.find_folder(text) / spec.files[0]).parent
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -71,7 +57,7 @@ def find_checkpoint(path: Path) -> Path:
             return folder / CHECKPOINT
     raise HypernetworkError(
         f"folder `{path}` holds no published checkpoint",
-        f"name a run with `checkpoint-*/{CHECKPOINT}` inside, or that file",
+        f"name a run with `checkpoint-*/{CHECKPOINT}` or `{WEIGHTS}` inside, or that file",
     )
 
 
@@ -79,8 +65,26 @@ def name_of(file: Path) -> str:
     """A name for the bundle: that of the run's folder, as `localhyper models list` can show it."""
     folder = file.absolute().parent
     run = folder.parent if _STEP.fullmatch(folder.name) else folder
-    name = run.name if file.name == CHECKPOINT else file.stem
-    return re.sub(r"[^a-z0-9._-]+", "-", name.lower()).strip("-._") or "imported"
+    return bundle_name(run.name if file.name == CHECKPOINT else file.stem)
+
+
+def bundle_name(text: str) -> str:
+    """Any text as a bundle may be named."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._") or "imported"
+
+
+def locate_run(path: Path, registry: Registry) -> Path:
+    """A path as it is, else the checkpoint's file of a name from models.toml.
+
+    Raises:
+        ModelError: It is such a name, and the files are not on this machine.
+    """
+    spec = registry.folders.get(str(path))
+    if path.exists() or spec is None:
+        return path
+    folder = registry.find_folder(spec.name)
+    found = [file for file in spec.files if PurePosixPath(file).name in (CHECKPOINT, WEIGHTS)]
+    return place(folder, found[0]) if found else folder
 
 
 def find_base(registry: Registry, given: str, base_name: str) -> BaseHeader:
@@ -101,12 +105,13 @@ def find_base(registry: Registry, given: str, base_name: str) -> BaseHeader:
     )
 
 
-def import_document(file: Path, options: argparse.Namespace, registry: Registry) -> Path:
+def import_document(file: Path, options: argparse.Namespace) -> Path:
     """Read a Doc-to-LoRA checkpoint, write its bundle, and return the bundle's path.
 
     Raises:
         LocalHyperError: The checkpoint, the base model or an option is wrong; nothing is written.
     """
+    registry = load_registry(get_paths().create())
     name = options.name or name_of(file)
     target: Path = options.output or registry.paths.hypernetworks_dir / f"{name}.onnx"
     check_target(target, options.force)
@@ -116,7 +121,7 @@ def import_document(file: Path, options: argparse.Namespace, registry: Registry)
         check_run_base(run, base)
         turn = turn_texts(base)
         chunk_tokens = _chunk_tokens(options.chunk_tokens, run, base, turn)
-        _check_memory(sum(_elements(view.shape) for view in checkpoint.tensors.values()))
+        check_memory(checkpoint)
         say(f"reading {file}")
         net = load_network(checkpoint, run, base)
     dtype = choose_dtype(net, options.dtype)
@@ -124,7 +129,7 @@ def import_document(file: Path, options: argparse.Namespace, registry: Registry)
     facts = {
         "name": name,
         "chunk_tokens": chunk_tokens,
-        "licence": options.licence or "unknown",
+        "licence": options.licence,
         "card": _card(run, base, file, dtype),
     }
     say(f"writing {target} ({dtype}), and comparing it with the checkpoint")
@@ -156,13 +161,6 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _elements(shape: tuple[int, ...]) -> int:
-    count = 1
-    for extent in shape:
-        count *= extent
-    return count
-
-
 def _chunk_tokens(wanted: int, run: PublishedRun, base: BaseHeader, turn: tuple[str, str]) -> int:
     """Most tokens of a chunk: what is asked for, else as in training, so that it fits the window with its turn."""
     most = min(base.info.context_length - len("".join(turn).encode()) - 2, MAX_CHUNK_TOKENS)
@@ -176,7 +174,13 @@ def _chunk_tokens(wanted: int, run: PublishedRun, base: BaseHeader, turn: tuple[
     return tokens
 
 
-def _check_memory(elements: int) -> None:
+def check_memory(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that is too large for this machine.
+
+    Raises:
+        HypernetworkError: Says what is needed and what there is.
+    """
+    elements = sum(math.prod(view.shape) for view in checkpoint.tensors.values())
     needed, left = 4 * elements * COPIES, available_memory()
     if left is not None and needed > left:
         raise HypernetworkError(
@@ -214,8 +218,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
         prog="localhyper hypernet import", description="Turn a published checkpoint into a hypernetwork bundle"
     )
     parser.add_argument(
-        "path",
-        help="a published one from `localhyper models list`, a run's folder, its checkpoint's folder, or the file",
+        "path", type=Path, help="the run's folder, its checkpoint's folder, the file, or a name from models.toml"
     )
     parser.add_argument("--base", default="", help="base model: a name from `localhyper models list` or a .gguf file")
     parser.add_argument("--name", default="", help="name of the bundle; default: that of the run's folder")
@@ -224,9 +227,24 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
     parser.add_argument(
         "--dtype", choices=("auto", "f32", "f16"), default="auto", help="weights in the file; auto: f32 below 2 GiB"
     )
-    parser.add_argument("--licence", default="", help="SPDX identifier of the checkpoint's licence")
+    parser.add_argument(
+        "--licence", default="", help="SPDX identifier of the checkpoint's licence; default: as models.toml says"
+    )
     parser.add_argument("--force", action="store_true", help="replace the bundle that is there")
     return parser, parser.parse_args(argv)
+
+
+def _import(options: argparse.Namespace) -> Path:
+    from localhyper.export.import_task import import_task  # built on this file
+
+    registry = load_registry(get_paths())
+    path = locate_run(options.path, registry)
+    if path != options.path:  # a name from models.toml: the bundle's name and licence are its own, where none is given
+        options.name = options.name or bundle_name(str(options.path))
+        options.licence = options.licence or registry.folders[str(options.path)].licence
+    options.licence = options.licence or "unknown"
+    weights = find_run(path)
+    return import_task(weights, options) if weights else import_document(find_checkpoint(path), options)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -235,8 +253,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.name and re.sub(r"[^a-z0-9._-]", "", options.name) != options.name:
             raise ConfigError(f"`{options.name}` is no name for a hypernetwork", "use a-z, 0-9, `.`, `_` and `-` only")
-        registry = load_registry(get_paths().create())
-        print(import_document(find_checkpoint(fetched(options.path, options, registry)), options, registry))
+        print(_import(options))
     except LocalHyperError as error:
         refuse(parser, error)
     return 0

@@ -108,7 +108,7 @@ def final_norm(base: BaseHeader) -> FinalNorm:
     return FinalNorm(torch.from_numpy(values.copy()), float(field.contents()))
 
 
-def choose_dtype(net: DocToLora, wanted: Literal["auto", "f32", "f16"]) -> Dtype:
+def choose_dtype(net: nn.Module, wanted: Literal["auto", "f32", "f16"]) -> Dtype:
     """Number format of the weights: float32 as published where the file stays below protobuf's 2 GiB.
 
     Raises:
@@ -127,7 +127,7 @@ def choose_dtype(net: DocToLora, wanted: Literal["auto", "f32", "f16"]) -> Dtype
 
 
 @torch.no_grad()
-def round_weights(net: DocToLora) -> None:
+def round_weights(net: nn.Module) -> None:
     """Round large tensors to float16 in place: what an f16 bundle holds.
 
     Raises:
@@ -176,17 +176,16 @@ def write_published(graph: PublishedGraph, path: Path, description: dict[str, An
     if dtype == "f16":
         round_weights(graph.net)
     with atomic_path(path) as draft:
-        _write(graph, dtype, description, draft)
+        write_program(_export(graph), graph.net, dtype, description, draft)
         parity = check_published(graph, draft)
     return parity
 
 
-def _write(graph: PublishedGraph, dtype: Dtype, description: dict[str, Any], path: Path) -> None:
-    """The file: the graph is exported with empty weights, which are then written one by one."""
+def write_program(program: Any, net: nn.Module, dtype: Dtype, description: dict[str, Any], path: Path) -> None:
+    """Write the file of an exported graph whose module `net` holds the weights, which are written one by one."""
     from onnxscript import ir
 
-    program = _export(graph)
-    weights = {f"{NET}{name}": tensor for name, tensor in graph.net.state_dict().items()}
+    weights = {f"{NET}{name}": tensor for name, tensor in net.state_dict().items()}
     values = program.model.graph.initializers
     used = [name for name in values if name in weights]
     for name in used:

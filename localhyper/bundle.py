@@ -19,10 +19,33 @@ from localhyper.onnx_wire import OnnxOutline, WireError, outline
 BUNDLE_FORMAT = 1
 METADATA_KEY = "localhyper"
 KINDS = ("document", "task", "image")
+KIND_WORDS = {"document": "documents", "task": "task descriptions", "image": "images"}
 MAX_BYTES = 2**31 - 1  # protobuf's own limit: a larger file cannot be one
+POOLINGS = ("", "first", "last", "mean")
 MAX_CHUNK_TOKENS = 1 << 16
+MAX_EMBEDDING = 1 << 16
 MAX_BLOCKS = 1024
 REMAKE_HINT = "the file is damaged or is not a localhyper bundle; fetch it again or export it anew"
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    """The vector that a task hypernetwork reads in place of activations, and how it is made of a description.
+
+    Attributes:
+        size: Its length E.
+        model: Hugging Face repository of the model that makes it; empty = not known.
+        pooling: Whose last hidden state it is: that of the `first` token, of the `last`, or the `mean`; empty = not
+            known, so that the vector can only be given.
+        prefix: Put before the description.
+        full_stop: Whether a description that ends in a letter gets a full stop.
+    """
+
+    size: int
+    model: str = ""
+    pooling: str = ""
+    prefix: str = ""
+    full_stop: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +74,8 @@ class BundleInfo:
         whitening: Tokens that the generic input moment counts for when a document's sum is whitened by its own inputs
             (`localhyper.whitening`); 0 = it is not.
         reads_prefix: The hypernetwork reads the activations of prefix and suffix too, as published ones were trained.
+        embedding: The vector it reads in place of activations, `chunk_tokens` being the most tokens of the description
+            that it is made of; None = it reads activations.
     """
 
     path: Path
@@ -72,6 +97,7 @@ class BundleInfo:
     base_ffn_size: int = 0
     whitening: float = 0.0
     reads_prefix: bool = False
+    embedding: EmbeddingSpec | None = None
 
     @property
     def most_tokens(self) -> int:
@@ -201,7 +227,10 @@ def _parse(path: Path, sha256: str, values: Mapping[str, object]) -> BundleInfo:
     if len(fingerprint) != 64 or set(fingerprint) - set("0123456789abcdef"):
         raise base.fail("fingerprint", "64 hex digits")
     capture = CaptureSpec(top.wholes("taps", 0, blocks), top.wholes("ffn_blocks", 0, blocks - 1))
-    if not capture.taps and not capture.ffn_blocks:
+    embedding = _embedding(path, top) if "embedding" in values else None
+    if embedding is not None and (capture.taps or capture.ffn_blocks or kind != "task"):
+        raise top.fail("embedding", "there only in a `task` bundle without `taps` and `ffn_blocks`")
+    if embedding is None and not capture.taps and not capture.ffn_blocks:
         raise top.fail("taps", "at least one tap, where `ffn_blocks` is empty")
     return BundleInfo(
         path=path,
@@ -223,6 +252,21 @@ def _parse(path: Path, sha256: str, values: Mapping[str, object]) -> BundleInfo:
         base_ffn_size=base.whole("ffn_size", 0, 1 << 22, 0),
         whitening=top.number("whitening", 0.0, 1e9, 0.0),
         reads_prefix=top.flag("reads_prefix", False),
+        embedding=embedding,
+    )
+
+
+def _embedding(path: Path, top: _Fields) -> EmbeddingSpec:
+    fields = _Fields(path, "embedding.", top.inner("embedding"))
+    pooling = fields.text("pooling", "")
+    if pooling not in POOLINGS:
+        raise fields.fail("pooling", f"one of {', '.join(name for name in POOLINGS if name)}, or empty")
+    return EmbeddingSpec(
+        size=fields.whole("size", 1, MAX_EMBEDDING),
+        model=fields.text("model", "", limit=200),
+        pooling=pooling,
+        prefix=fields.text("prefix", ""),
+        full_stop=fields.flag("full_stop", False),
     )
 
 
@@ -236,6 +280,19 @@ def _targets(path: Path, top: _Fields, blocks: int) -> dict[str, tuple[int, ...]
     if not targets or not all(targets.values()):
         raise top.fail("targets", "at least one module with at least one block")
     return targets
+
+
+def check_kind(info: BundleInfo, kind: str) -> None:
+    """Refuse to give a bundle what it was not made for.
+
+    Raises:
+        HypernetworkError: It is of another kind than `kind`.
+    """
+    if info.kind != kind:
+        raise HypernetworkError(
+            f"hypernetwork `{info.name}` turns {KIND_WORDS[info.kind]} into adapters, not {KIND_WORDS[kind]}",
+            "`localhyper models list` shows the kind of each; choose one with --hypernet",
+        )
 
 
 def check_base(info: BundleInfo, base: BaseModelInfo) -> None:

@@ -1,10 +1,13 @@
-"""`localhyper attach`: documents into adapters, one job each in the queue, stopped and gone on with at will."""
+"""`localhyper attach`: documents into adapters, one job each in the queue, stopped and gone on with at will.
+
+A task description (`--task`) takes a moment and is no job.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +19,7 @@ from localhyper.errors import ConfigError, LibraryError, LocalHyperError, Source
 from localhyper.jobs import Job, JobQueue, JobRequest, JobRunner
 from localhyper.progress import CancelToken, ProgressCallback
 from localhyper.sources.document import Document
+from localhyper.task_pipeline import task_document
 from localhyper.workbench import Attached, Workbench
 
 STDIN = "-"
@@ -34,6 +38,12 @@ def attach(
         list[str] | None, typer.Argument(metavar="SOURCE...", help="Files, folders, or `-` for stdin.")
     ] = None,
     text: Annotated[str, typer.Option(help="Attach this text instead of a file.")] = "",
+    task: Annotated[
+        str | None, typer.Option(metavar="TEXT|@FILE|-", help="Attach a task by its description instead of a document.")
+    ] = None,
+    embedding: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --task: the description's vector, .npy or JSON.")
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the adapter; default: from the title.")] = "",
     rank: Annotated[
         int | None, typer.Option(min=0, max=4096, help="Rank budget; 0 = no recompression; default: as set.")
@@ -47,7 +57,19 @@ def attach(
 
     Ctrl+C stops at a safe point; the same command goes on from the finished chunks. A source that was attached before
     with the same base model, hypernetwork and rank costs nothing.
+
+    With --task, the adapter is made from the description of a task, by a hypernetwork for tasks.
     """
+    if task is not None:
+        _check_task_options(bool(sources or text), rank)
+        report = _attach_task(task, embedding, name, base, hypernet)
+        if as_json:
+            put_json([_as_json(report)])
+        else:
+            _show(report)
+        return
+    if embedding is not None:
+        raise ConfigError("--embedding goes with --task", '`localhyper attach --task "…" --embedding vector.npy`')
     requests = _requests(sources or [], text, name, base, hypernet, rank)
     token = CancelToken()
     reports: list[_Report] = []
@@ -85,6 +107,39 @@ def _requests(sources: list[str], text: str, name: str, base: str, hypernet: str
         )
         for source in sources
     ]
+
+
+def _check_task_options(document: bool, rank: int | None) -> None:
+    if document:
+        raise ConfigError("--task stands alone, without SOURCE and --text", "attach the document by itself")
+    if rank is not None:
+        raise ConfigError("--rank goes with documents: a task's adapter has its hypernetwork's rank", "leave it out")
+
+
+def _attach_task(task: str, embedding: Path | None, name: str, base: str, hypernet: str) -> _Report:
+    """Read and attach one task description."""
+    token = CancelToken()
+    with open_workbench(base, hypernet, kind="task") as bench, stop_on_signals(token), ProgressView() as view:
+        started = time.perf_counter()
+        document = _task_document(bench, task, view, token)
+        read_seconds = time.perf_counter() - started
+        given = embedding.expanduser() if embedding is not None else None
+        attached = bench.attach_task(document, bench.options(name), given, progress=view, cancel=token)
+    for remark in attached.result.adapter.notes:
+        note(f"note: {remark}")
+    return _Report(attached, read_seconds)
+
+
+def _task_document(bench: Workbench, task: str, view: ProgressView, token: CancelToken) -> Document:
+    """The description: the text itself, a file behind an `@`, or stdin."""
+    if task != STDIN and not task.startswith("@"):
+        return task_document(task)
+    source = STDIN if task == STDIN else os.path.abspath(Path(task[1:]).expanduser())
+    if source != STDIN and os.path.isdir(source):
+        raise SourceError(f"`{task}` is a folder, wanted the file of a description", "write --task @FILE")
+    request = JobRequest(source=source)
+    document = bench.read(request, progress=view, cancel=token)
+    return replace(task_document(document.text), origin=document.origin, notes=document.notes)
 
 
 def _attach_one(bench: Workbench, request: JobRequest, password: str, token: CancelToken) -> _Report:
@@ -133,6 +188,9 @@ def _show(report: _Report) -> None:
     adapter, result = report.attached.result.adapter, report.attached.result
     if result.reused:
         put(f"{adapter.name}  attached before, nothing to do")
+    elif adapter.kind == "task":
+        put(f"{adapter.name}  task, rank {adapter.rank}, {size(adapter.size_bytes)}")
+        note(f"made in {seconds(report.attached.seconds)}: {stage_times(_timings(report))}")
     else:
         put(
             f"{adapter.name}  {adapter.tokens:,} tokens, {chunks(adapter.chunks)}, rank {adapter.rank}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Annotated
 
@@ -44,6 +45,7 @@ def _facts(info: BundleInfo) -> dict[str, object]:
         "fingerprint": info.base_fingerprint,
         "taps": list(info.capture.taps),
         "ffn_blocks": list(info.capture.ffn_blocks),
+        "embedding": dataclasses.asdict(info.embedding) if info.embedding is not None else None,
         "targets": {module: list(blocks) for module, blocks in info.targets.items()},
         "rank": info.rank,
         "chunk_tokens": info.chunk_tokens,
@@ -57,6 +59,8 @@ def _facts(info: BundleInfo) -> dict[str, object]:
 
 
 def _shown(key: str, value: object) -> str:
+    if key == "embedding":
+        return _printable(value) if value else "none"
     if isinstance(value, dict):
         return "; ".join(f"{module}: {_numbers(blocks)}" for module, blocks in value.items())
     if isinstance(value, list):

@@ -34,8 +34,12 @@ def open_settings() -> tuple[Paths, Config]:
     return paths, load_config(paths.config_file)
 
 
-def open_workbench(base: str = "", hypernet: str = "", settings: Mapping[str, object] | None = None) -> Workbench:
+def open_workbench(
+    base: str = "", hypernet: str = "", settings: Mapping[str, object] | None = None, *, kind: str = "document"
+) -> Workbench:
     """A workbench over the settings in force; `settings` (key to value, None = as set) go before those of the file.
+
+    `kind` is that of the hypernetwork.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -44,7 +48,7 @@ def open_workbench(base: str = "", hypernet: str = "", settings: Mapping[str, ob
     for key, value in (settings or {}).items():
         if value is not None:
             config = with_value(config, key, value)
-    return Workbench(paths, config, base=base, hypernet=hypernet)
+    return Workbench(paths, config, base=base, hypernet=hypernet, kind=kind)
 
 
 def adapter_json(adapter: AdapterInfo) -> dict[str, object]:

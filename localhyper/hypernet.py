@@ -1,12 +1,11 @@
 """Hypernetwork bundles: one `.onnx` file with its description inside, run by onnxruntime.
 
-The only file that knows onnxruntime (imported where a session is made).
+`onnx_session` makes the session.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -17,6 +16,7 @@ from localhyper.bundle import BUNDLE_FORMAT, METADATA_KEY, REMAKE_HINT, BundleIn
 from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import AdapterError, HypernetworkError
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric, check_metrics, validate
+from localhyper.onnx_session import UNREADABLE_HINT, Value, available_providers, first_line, open_session
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -34,11 +34,8 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
-CPU_PROVIDER = "CPUExecutionProvider"
 PROBE_TOKENS = 8  # for outputs that don't depend on the input, where onnxruntime still wants one
 AXES = {"metric_excess": 2, "metric_floor": 1}  # of outputs that have not three
-_QUIET = 3  # onnxruntime's ORT_LOGGING_LEVEL_ERROR: its warnings would be printed over a TUI
-_UNREADABLE_HINT = "the bundle is damaged or needs a newer onnxruntime; fetch it again, or run `localhyper doctor`"
 
 
 class Hypernetwork(Protocol):
@@ -65,18 +62,6 @@ class Hypernetwork(Protocol):
     def metrics(self) -> Mapping[str, Metric]:
         """Input second moments per target for recompression; empty when the bundle carries none."""
         ...
-
-
-def available_providers() -> tuple[str, ...]:
-    """Execution providers this onnxruntime was built with; the empty tuple when it is not installed.
-
-    Being listed does not mean that one loads: `OnnxHypernetwork.providers` says what a session really runs on.
-    """
-    try:
-        import onnxruntime
-    except ImportError:
-        return ()
-    return tuple(onnxruntime.get_available_providers())
 
 
 class OnnxHypernetwork:
@@ -115,7 +100,7 @@ class OnnxHypernetwork:
         info = read_bundle(path)
         if expected_base is not None:
             check_base(info, expected_base)
-        return cls(info, _session(path, threads or max(1, (os.cpu_count() or 2) - 1), providers))
+        return cls(info, open_session(path, "hypernetwork", HypernetworkError, threads=threads, providers=providers))
 
     @property
     def info(self) -> BundleInfo:
@@ -137,11 +122,32 @@ class OnnxHypernetwork:
         Raises:
             HypernetworkError: Activations of the wrong shape, or output that is not finite or not as described.
         """
+        if self._info.embedding is not None:
+            raise HypernetworkError(f"hypernetwork `{self._info.name}` reads a vector of a text, not activations")
         self._check_activations(activations)
         feeds = {"activations": activations.hidden, "ffn": activations.ffn, "chunks": _chunk_count(chunks)}
+        return self._generated({name: feeds[name] for name in self._inputs})
+
+    def from_embedding(self, vector: FloatArray) -> LoraWeights:
+        """A description's embedding, float32 [E] of any length but 0, to its LoRA matrices, scaling folded in.
+
+        Raises:
+            HypernetworkError: It reads no embedding; a vector of another size, zero or not finite; output as above.
+        """
+        spec = self._info.embedding
+        if spec is None:
+            raise HypernetworkError(f"hypernetwork `{self._info.name}` reads activations, not a vector of a text")
+        if vector.shape != (spec.size,) or vector.dtype != np.float32:
+            raise HypernetworkError(
+                f"the embedding must be float32 [{spec.size}], got {vector.dtype} {list(vector.shape)}"
+            )
+        if not np.isfinite(vector).all() or not vector.any():
+            raise HypernetworkError("the embedding is zero, or has values that are not finite")
+        return self._generated({"embedding": vector})
+
+    def _generated(self, feeds: Mapping[str, FloatArray]) -> LoraWeights:
         names = [f"{part}.{target}" for target in self._info.targets for part in ("a", "b")]
-        values = self._run(names, {name: feeds[name] for name in self._inputs})
-        return self._weights(values, "")
+        return self._weights(self._run(names, feeds), "")
 
     def bias(self) -> LoraWeights | None:
         """The learned context-free adapter, appended once per document; None when there is none."""
@@ -171,6 +177,7 @@ class OnnxHypernetwork:
                 "activations": (len(capture.taps), PROBE_TOKENS, info.base_hidden_size),
                 "ffn": (len(capture.ffn_blocks), PROBE_TOKENS, self._ffn_size()),
                 "chunks": (1,),
+                "embedding": (info.embedding.size if info.embedding is not None else 0,),
             }
             feeds = {name: np.zeros(shapes[name], np.float32) for name in self._inputs}
             values = self._run(names, feeds) if names else {}
@@ -215,9 +222,9 @@ class OnnxHypernetwork:
     def _run(self, names: Sequence[str], feeds: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
         try:
             values = self._session.run(list(names), dict(feeds))
-        except Exception as error:  # onnxruntime raises its own classes, which share no base but Exception
+        except Exception as error:  # onnxruntime's own classes share no base but Exception
             logger.exception("onnxruntime failed on %s", self._info.path)
-            raise self._bad(f"it cannot be run ({_first_line(error)})") from error
+            raise self._bad(f"it cannot be run ({first_line(error)})") from error
         arrays = {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
         for name, array in arrays.items():
             if array.dtype != np.float32:
@@ -238,66 +245,21 @@ class OnnxHypernetwork:
             raise self._bad(f"it made unusable weights: {error.message}") from error
 
     def _bad(self, what: str) -> HypernetworkError:
-        return HypernetworkError(f"hypernetwork `{self._info.path}`: {what}", _UNREADABLE_HINT)
-
-
-def _session(path: Path, threads: int, providers: Sequence[str]) -> InferenceSession:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise HypernetworkError(
-            "onnxruntime is not installed, so no hypernetwork can run",
-            "install it with `pip install localhyper[cpu]` (or [gpu]), never both",
-        ) from error
-    onnxruntime.set_default_logger_severity(_QUIET)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = _QUIET
-    wanted = _usable(providers, onnxruntime.get_available_providers())
-    try:
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=wanted)
-    except Exception as error:  # see _run
-        if wanted != [CPU_PROVIDER]:
-            logger.warning("%s did not load (%s); using the CPU", wanted[0], _first_line(error))
-            return _session(path, threads, ())
-        logger.exception("onnxruntime refused %s", path)
-        raise HypernetworkError(
-            f"hypernetwork `{path}` cannot be loaded ({_first_line(error)})", _UNREADABLE_HINT
-        ) from error
-
-
-def _usable(providers: Sequence[str], built_in: Sequence[str]) -> list[str]:
-    """The wanted providers this build has, with the CPU last."""
-    for name in providers:
-        if name not in built_in:
-            logger.warning("execution provider %s is not in this onnxruntime; it has %s", name, ", ".join(built_in))
-    return [name for name in providers if name in built_in and name != CPU_PROVIDER] + [CPU_PROVIDER]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-class _Value(Protocol):
-    """What onnxruntime tells of one input or output."""
-
-    name: str
-    shape: list[int | str | None]
-    type: str
+        return HypernetworkError(f"hypernetwork `{self._info.path}`: {what}", UNREADABLE_HINT)
 
 
 def _chunk_count(chunks: int) -> FloatArray:
     return np.array([max(1, chunks)], np.float32)
 
 
-def _check_inputs(info: BundleInfo, inputs: Mapping[str, _Value]) -> None:
+def _check_inputs(info: BundleInfo, inputs: Mapping[str, Value]) -> None:
     wanted = {"activations"} if info.capture.taps else set()
     wanted |= {"ffn"} if info.capture.ffn_blocks else set()
-    if set(inputs) - {"chunks"} != wanted:
+    wanted |= {"embedding"} if info.embedding is not None else set()
+    if set(inputs) - ({"chunks"} if info.embedding is None else set()) != wanted:
         raise HypernetworkError(
             f"hypernetwork `{info.path}` has inputs {sorted(inputs)}, its description needs {sorted(wanted)}",
-            _UNREADABLE_HINT,
+            UNREADABLE_HINT,
         )
     sizes = {
         "activations": (len(info.capture.taps), None, info.base_hidden_size),
@@ -305,6 +267,9 @@ def _check_inputs(info: BundleInfo, inputs: Mapping[str, _Value]) -> None:
     }
     if "chunks" in inputs:
         _check_value(info, inputs["chunks"], (1,))
+    if info.embedding is not None:
+        _check_value(info, inputs["embedding"], (info.embedding.size,))
+        return
     for name in wanted:
         value = inputs[name]
         _check_value(info, value, sizes[name])
@@ -312,7 +277,7 @@ def _check_inputs(info: BundleInfo, inputs: Mapping[str, _Value]) -> None:
             raise HypernetworkError(f"hypernetwork `{info.path}`: `{name}` must take any number of tokens")
 
 
-def _check_outputs(info: BundleInfo, outputs: Mapping[str, _Value]) -> None:
+def _check_outputs(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
     known = {f"{part}.{name}" for part in ("a", "b") for name in info.targets}
     pairs = [("bias_a", "bias_b"), ("metric_basis", "metric_excess")]
     optional = {f"{part}.{name}" for pair in (*pairs, ("metric_floor",)) for part in pair for name in info.targets}
@@ -320,7 +285,7 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, _Value]) -> None:
     if missing or unknown:
         raise HypernetworkError(
             f"hypernetwork `{info.path}`: outputs missing {sorted(missing)}, not understood {sorted(unknown)}",
-            _UNREADABLE_HINT,
+            UNREADABLE_HINT,
         )
     bias = {name for name in outputs if name.startswith("bias_")}
     if bias and len(bias) != 2 * len(info.targets):
@@ -334,7 +299,7 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, _Value]) -> None:
         _check_value(info, value, (len(info.targets[name.split(".", 1)[1]]), *[None] * (axes - 1)))
 
 
-def _check_whitening(info: BundleInfo, outputs: Mapping[str, _Value]) -> None:
+def _check_whitening(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
     """A floor needs the rest of its metric; whitening needs a metric with a floor, and the inputs of every block."""
     for name, layers in info.targets.items():
         whole = f"metric_basis.{name}" in outputs
@@ -350,7 +315,7 @@ def _check_whitening(info: BundleInfo, outputs: Mapping[str, _Value]) -> None:
             raise HypernetworkError(f"hypernetwork `{info.path}` whitens `{name}` without its metric", REMAKE_HINT)
 
 
-def _check_value(info: BundleInfo, value: _Value, wanted: tuple[int | None, ...]) -> None:
+def _check_value(info: BundleInfo, value: Value, wanted: tuple[int | None, ...]) -> None:
     """Compare type and fixed axes; an axis that is None or symbolic on either side fits."""
     fits = len(value.shape) == len(wanted) and all(
         want is None or not isinstance(got, int) or got == want for got, want in zip(value.shape, wanted, strict=False)
@@ -359,5 +324,5 @@ def _check_value(info: BundleInfo, value: _Value, wanted: tuple[int | None, ...]
         shape = [axis if axis is not None else "any" for axis in wanted]
         raise HypernetworkError(
             f"hypernetwork `{info.path}`: `{value.name}` must be tensor(float) {shape}, got {value.type} {value.shape}",
-            _UNREADABLE_HINT,
+            UNREADABLE_HINT,
         )

@@ -13,7 +13,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -26,10 +26,10 @@ from localhyper.chunking import Chunk, split_document
 from localhyper.config import AdapterSettings
 from localhyper.engine import Activations, BaseModelInfo, Engine
 from localhyper.errors import LibraryError, LocalHyperError, SourceError
-from localhyper.gguf_adapter import AdapterMetadata, write_adapter
 from localhyper.hypernet import Hypernetwork
-from localhyper.library import AdapterInfo, Library, Passage, check_name, now, slug
+from localhyper.library import AdapterInfo, Library, Passage, check_name
 from localhyper.lora import Accumulator, LoraWeights, Recompressed, even_ranks, working_rank
+from localhyper.new_adapter import Origin, new_adapter, store_adapter
 from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
 from localhyper.whitening import InputMoment, Whitened, add_inputs, whiten
@@ -69,7 +69,8 @@ class AttachResult:
         adapter: The library's row; its `energy_kept` is what recompression left of the generated update.
         reused: Whether it had been made before, so that nothing was computed.
         resumed_chunks: Chunks that an earlier, stopped run had finished.
-        timings: Seconds per stage: `chunk`, `encode`, `generate`, `merge`, `write`; empty when reused.
+        timings: Seconds per stage: `chunk`, `encode`, `generate`, `merge`, `write` (of a task that is read as a vector:
+            `embed`, `generate`, `write`); empty when reused.
     """
 
     adapter: AdapterInfo
@@ -94,7 +95,15 @@ def find_attached(
         LibraryError: The wanted name is impossible or taken by another document's adapter.
     """
     check_base(bundle, base)
-    key = adapter_key(document, base, bundle, options)
+    return find_made(adapter_key(document, base, bundle, options), library, options)
+
+
+def find_made(key: str, library: Library, options: AttachOptions) -> AttachResult | None:
+    """The adapter of this key. None where it has to be made.
+
+    Raises:
+        LibraryError: It has to be made, and the wanted name is impossible or taken.
+    """
     found = library.find_by_key(key)
     if found is not None:
         return AttachResult(found, reused=True)
@@ -255,56 +264,21 @@ class _Attach:
         return result
 
     def store(self, library: Library, chunks: Sequence[Chunk], result: Recompressed) -> AdapterInfo:
-        """Write the file, then the row: a file without a row is harmless, a row without a file is not."""
+        """Write the file, then the row."""
         self._report("write", 0, 1)
+        document, base, bundle = self._document, self._engine.info, self._hypernetwork.info
         with self._timed("write"):
-            info = self._describe(library, chunks, result)
-            write_adapter(info.path, result.weights, self._engine.info, self._file_metadata(info), self._options.dtype)
-            info = _with_size(info)
-            stored = library.add(info, _passages(chunks))
+            info = new_adapter(
+                library,
+                Origin(document, base, bundle, adapter_key(document, base, bundle, self._options)),
+                self._options.name,
+                result,
+                tokens=sum(len(chunk.token_ids) for chunk in chunks),
+                chunks=len(chunks),
+            )
+            stored = store_adapter(library, info, result.weights, base, self._options.dtype, _passages(chunks))
         self._report("write", 1, 1)
         return stored
-
-    def _describe(self, library: Library, chunks: Sequence[Chunk], result: Recompressed) -> AdapterInfo:
-        document, base, bundle = self._document, self._engine.info, self._hypernetwork.info
-        key = adapter_key(document, base, bundle, self._options)
-        name = self._options.name or library.free_name(slug(document.title))
-        return AdapterInfo(
-            name=name,
-            path=library.file_for(name, key),
-            key=key,
-            title=document.title,
-            kind=document.kind,
-            origin=document.origin,
-            document_sha256=document.sha256,
-            base_name=base.name,
-            base_fingerprint=base.fingerprint,
-            hypernet_name=bundle.name,
-            hypernet_sha256=bundle.sha256,
-            rank=result.weights.rank,
-            energy_kept=result.energy_kept,
-            tokens=sum(len(chunk.token_ids) for chunk in chunks),
-            chunks=len(chunks),
-            size_bytes=0,
-            made_at=now(),
-            notes=document.notes,
-        )
-
-    def _file_metadata(self, info: AdapterInfo) -> AdapterMetadata:
-        return AdapterMetadata(
-            name=info.name,
-            source_title=info.title,
-            source_kind=info.kind,
-            source_sha256=info.document_sha256,
-            source_tokens=info.tokens,
-            source_chunks=info.chunks,
-            hypernetwork_name=info.hypernet_name,
-            hypernetwork_sha256=info.hypernet_sha256,
-            base_fingerprint=info.base_fingerprint,
-            rank=info.rank,
-            energy_kept=info.energy_kept,
-            made_at=info.made_at,
-        )
 
     def clean(self) -> None:
         """Drop the checkpoint: the adapter is stored."""
@@ -352,10 +326,6 @@ class _MovingEta:
         if self._count < ETA_AFTER:
             return None
         return left * sum(self._seconds) / len(self._seconds)
-
-
-def _with_size(info: AdapterInfo) -> AdapterInfo:
-    return replace(info, size_bytes=info.path.stat().st_size)
 
 
 def _passages(chunks: Sequence[Chunk]) -> Iterator[Passage]:

@@ -130,16 +130,30 @@ class Registry:
         for path, spec in self._bundles(kind):
             if _fits(base, path, spec):
                 return path
-        fetchable = [
-            f"run `localhyper models pull {spec.name}`"
-            for spec in self.hypernetworks.values()
-            if spec.kind == kind and spec.base == base and spec.fetchable
-        ]
         shown = f"fingerprint {base[:12]}…" if _FINGERPRINT.fullmatch(base) else f"`{base}`"
         raise HypernetworkError(
             f"no {kind} hypernetwork for the base model {shown} is on this machine",
-            (fetchable or ["`localhyper models list` shows what there is"])[0],
+            self._elsewhere_hint(base, kind),
         )
+
+    def _elsewhere_hint(self, base: str, kind: str) -> str:
+        """Where a hypernetwork of this kind can be had that is not on this machine."""
+        for bundle in self.hypernetworks.values():
+            if bundle.kind == kind and bundle.base == base and bundle.fetchable:
+                return f"run `localhyper models pull {bundle.name}`"
+        method = {"document": "doc-to-lora", "task": "text-to-lora"}.get(kind)
+        for name, spec in self.folders.items():
+            if isinstance(spec, PublishedSpec) and spec.method == method and spec.base == base and spec.fetchable:
+                return f"run `localhyper models pull {name}`, then `localhyper hypernet import {name}`"
+        if kind == "task":
+            return "import one with `localhyper hypernet import`, or choose another base model with --base"
+        return "`localhyper models list` shows what there is"
+
+    def embedder_for(self, model: str) -> EmbedderSpec | None:
+        """The entry of an embedding model by its Hugging Face repository, or by the name that ends it."""
+        embedders = [spec for spec in self.folders.values() if isinstance(spec, EmbedderSpec)]
+        same = [spec for spec in embedders if spec.hub is not None and spec.hub.repo.lower() == model.lower()]
+        return next(iter(same or [spec for spec in embedders if spec.name == model.rpartition("/")[2].lower()]), None)
 
     def find_folder(self, name: str) -> Path:
         """The folder that holds all files of a published hypernetwork or an embedder, as in its repository.

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, cast
 
 from localhyper.attach_times import AttachTimes
-from localhyper.bundle import BundleInfo, read_bundle
+from localhyper.bundle import BundleInfo, check_kind, read_bundle
 from localhyper.config import Config
 from localhyper.engine import AdapterUse, BaseModelInfo, Engine, EngineConfig, Sampling
 from localhyper.errors import AdapterError, ConfigError, LibraryError
@@ -52,12 +52,18 @@ class Attached:
 class Workbench:
     """Everything for one base model and one hypernetwork; close it, or use it as a context manager."""
 
-    def __init__(self, paths: Paths, config: Config, *, base: str = "", hypernet: str = "") -> None:
-        """Open nothing yet; `base` and `hypernet` go before the settings (names or paths, empty = as set)."""
+    def __init__(
+        self, paths: Paths, config: Config, *, base: str = "", hypernet: str = "", kind: str = "document"
+    ) -> None:
+        """Open nothing yet; `base` and `hypernet` go before the settings (names or paths, empty = as set).
+
+        `kind` is that of the hypernetwork; the set one is for documents.
+        """
         self.paths = paths
         self.config = config
         self._base = base or config.base.name
-        self._hypernet = hypernet or config.hypernet.name
+        self._kind = kind
+        self._hypernet = hypernet or (config.hypernet.name if kind == "document" else "")
         self._engine: Engine | None = None
         self._hypernetwork: OnnxHypernetwork | None = None
         self._library: Library | None = None
@@ -112,14 +118,16 @@ class Workbench:
     def bundle(self) -> BundleInfo:
         """The hypernetwork's description; nothing is loaded for it."""
         if self._bundle is None:
-            self._bundle = read_bundle(self._bundle_path())
+            bundle = read_bundle(self._bundle_path())
+            check_kind(bundle, self._kind)
+            self._bundle = bundle
         return self._bundle
 
     def _bundle_path(self) -> Path:
         if self._hypernet:
-            return self.registry.find_hypernetwork(self._base, "document", self._hypernet)
+            return self.registry.find_hypernetwork(self._base, self._kind, self._hypernet)
         base = self._base if self._base in self.registry.bases else self.base_info.fingerprint
-        return self.registry.find_hypernetwork(base, "document")
+        return self.registry.find_hypernetwork(base, self._kind)
 
     def engine(self, progress: ProgressCallback = ignore_progress) -> Engine:
         """The base model in memory."""
@@ -206,6 +214,45 @@ class Workbench:
         result = attach_document(document, engine, hypernetwork, self.library, options, progress, cancel)
         self._remember_time(result)
         return Attached(result, time.perf_counter() - started, loaded, notes=document.notes)
+
+    def attach_task(
+        self,
+        document: Document,
+        options: AttachOptions,
+        embedding: Path | None = None,
+        *,
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> Attached:
+        """Attach a task description (`task_pipeline.task_document`); nothing is loaded where that was done before.
+
+        Where the hypernetwork reads activations of the base model, it is attached like any document. Where it reads a
+        vector of the description, that comes from the file `embedding`, else from the embedder that the bundle names.
+
+        Raises:
+            LocalHyperError: Whatever the pipeline, the models or the library raise.
+        """
+        from localhyper.task_pipeline import attach_vector, find_task
+        from localhyper.task_vector import find_source, make_vector
+
+        if self.bundle.embedding is None and embedding is None:
+            return self.attach(document, options, progress=progress, cancel=cancel)
+        started = time.perf_counter()
+        source = find_source(self.registry, self.bundle, embedding, progress, cancel)
+        found = find_task(document, self.base_info, self.bundle, source.digest, self.library, options)
+        if found is not None:
+            return Attached(found, time.perf_counter() - started)
+        settings = self.config.hypernet
+        vector = make_vector(
+            source, document, self.bundle, threads=settings.threads, providers=settings.providers, progress=progress
+        )
+        loading = time.perf_counter()
+        hypernetwork = self.hypernetwork(progress)
+        loaded = time.perf_counter() - loading
+        if cancel is not None:
+            cancel.check()
+        result = attach_vector(document, vector, self.base_info, hypernetwork, self.library, options, progress)
+        return Attached(result, time.perf_counter() - started, loaded, notes=result.adapter.notes)
 
     def _remember_time(self, result: AttachResult) -> None:
         """So that the next attach can be told beforehand how long it takes."""

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 HEAVY = (
-    "torch", "textual", "onnxruntime", "llama_cpp", "huggingface_hub", "onnx", "accelerate",
-    "starlette", "uvicorn", "pydantic",
+    "torch", "textual", "onnxruntime", "llama_cpp", "huggingface_hub", "onnx", "accelerate", "tokenizers",
+    "yaml", "starlette", "uvicorn", "pydantic",
 )  # fmt: skip
 
 
@@ -26,7 +26,7 @@ def _loaded_after(statement: str) -> set[str]:
         "import localhyper",
         "import localhyper.registry, localhyper.config, localhyper.paths, localhyper.download, localhyper.doctor",
         "import localhyper.engine, localhyper.hypernet, localhyper.lora, localhyper.chunking",
-        "import localhyper.cli",
+        "import localhyper.cli, localhyper.task_pipeline, localhyper.task_vector, localhyper.text_embedding",
     ],
 )
 def test_light_imports_bring_nothing_heavy(statement: str) -> None:
