@@ -16,11 +16,11 @@ import pytest
 
 pytest.importorskip("xllamacpp", reason="xllamacpp has no wheel for this platform")
 
-from localhyper.engine import AdapterUse, ChatMessage, EngineConfig, Sampling  # noqa: E402
-from localhyper.gguf_adapter import check_adapter  # noqa: E402
-from localhyper.llama_engine import LlamaEngine  # noqa: E402
-from tests.cli.conftest import Shell  # noqa: E402
-from tests.conftest import REPOSITORY  # noqa: E402
+from localhyper.engine import AdapterUse, ChatMessage, EngineConfig, Sampling
+from localhyper.gguf_adapter import check_adapter
+from localhyper.llama_engine import LlamaEngine
+from tests.cli.conftest import Shell
+from tests.conftest import REPOSITORY
 
 pytestmark = [pytest.mark.native, pytest.mark.parity, pytest.mark.slow]
 
