@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from localhyper.config import AdapterSettings
 from localhyper.engine import Activations, BaseModelInfo, Engine
 from localhyper.errors import LibraryError, LocalHyperError, SourceError
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
+from localhyper.gguf_writer import Dtype
 from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library, Passage, check_name, now, slug
 from localhyper.lora import Accumulator, LoraWeights, Recompressed, even_ranks, working_rank
@@ -57,7 +57,7 @@ class AttachOptions:
 
     rank: int = DEFAULT_RANK
     name: str = ""
-    dtype: Literal["f16", "f32"] = "f16"
+    dtype: Dtype = "f16"
     cache_dir: Path | None = None
 
 
