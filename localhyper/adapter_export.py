@@ -1,20 +1,25 @@
-"""An adapter of the library as a PEFT folder: reads its file, finds its base model, says how to load the result.
+"""Adapters out of the library: as a PEFT folder, as a GGUF file in another number format, or several as one.
 
-Copying the GGUF file as it is stays `Library.export`. Knows no format from inside.
+Reads the file, finds its base model, says how to load the result. Copying the GGUF file as it is stays
+`Library.export`. Knows no format from inside.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from localhyper.base_header import read_base_info
+from localhyper.adapter_convert import convert_adapter
+from localhyper.adapter_merge import Merged, MergeSource, merged_metadata
 from localhyper.engine import BaseModelInfo
-from localhyper.errors import ModelError
-from localhyper.gguf_adapter import check_adapter, read_adapter, read_architecture
+from localhyper.errors import LibraryError
+from localhyper.gguf_adapter import AdapterMetadata, check_adapter, read_adapter, read_architecture, write_weights
+from localhyper.gguf_writer import Dtype
 from localhyper.library import AdapterInfo, check_name
-from localhyper.model_specs import BaseModelSpec
+from localhyper.lora import LoraWeights
 from localhyper.peft_folder import CONFIG, PeftBase, check_room, write_peft_folder
+from localhyper.present_bases import base_with
 from localhyper.registry import Registry
 
 
@@ -60,18 +65,83 @@ def export_peft(info: AdapterInfo, registry: Registry, to: Path, *, overwrite: b
     """
     folder = peft_target(to, info.name)
     check_room(folder, overwrite=overwrite)
-    found, repository = _base_of(info, registry)
+    found, repository = base_with(info.base_fingerprint, registry)
     if found is not None:
         check_adapter(info.path, found)
     weights, metadata = read_adapter(info.path)
-    base = PeftBase(
-        repository or info.base_name,
-        read_architecture(info.path),
-        found.head_count if found else 0,
-        found.head_count_kv if found else 0,
-    )
+    called = repository or info.base_name
+    return _write_peft(folder, weights, _peft_base(called, read_architecture(info.path), found), metadata, overwrite)
+
+
+def _peft_base(name: str, architecture: str, found: BaseModelInfo | None) -> PeftBase:
+    heads = (found.head_count, found.head_count_kv) if found else (0, 0)
+    return PeftBase(name, architecture, *heads)
+
+
+def _write_peft(
+    folder: Path, weights: LoraWeights, base: PeftBase, metadata: AdapterMetadata, overwrite: bool
+) -> PeftExport:
     write_peft_folder(folder, weights, base, metadata, overwrite=overwrite)
     return PeftExport(folder, base.name)
+
+
+def export_gguf(info: AdapterInfo, to: Path, dtype: Dtype, *, overwrite: bool = False) -> Path:
+    """Write an adapter's file in another number format; `to` may be a folder.
+
+    Raises:
+        AdapterError: The adapter's file is missing or damaged, or has values this format cannot hold.
+        LibraryError: The target exists.
+    """
+    target = gguf_target(to, info.name, overwrite=overwrite)
+    if target.exists() and target.samefile(info.path):
+        raise LibraryError(f"`{target}` is the library's own file", "name another place")
+    convert_adapter(info.path, target, dtype)
+    return target
+
+
+def export_merged_gguf(
+    merged: Merged, sources: Sequence[MergeSource], to: Path, dtype: Dtype, *, overwrite: bool = False
+) -> Path:
+    """Write several adapters as one GGUF file.
+
+    Raises:
+        AdapterError: The file cannot be written, or has values this format cannot hold.
+        LibraryError: The target exists.
+    """
+    target = gguf_target(to, "merged", overwrite=overwrite)
+    metadata = merged_metadata(merged, sources, target.stem)
+    write_weights(target, merged.weights, merged.architecture, metadata, dtype)
+    return target
+
+
+def export_merged_peft(
+    merged: Merged, sources: Sequence[MergeSource], registry: Registry, to: Path, *, overwrite: bool = False
+) -> PeftExport:
+    """Write several adapters as one PEFT folder.
+
+    Raises:
+        AdapterError: What PEFT has no name for.
+        ModelError: The base model is needed and not on this machine.
+        LibraryError: Something else is there already, or it cannot be written.
+    """
+    folder = peft_target(to, "merged")
+    check_room(folder, overwrite=overwrite)
+    found, repository = base_with(merged.fingerprint, registry)
+    known = next((source.info.base_name for source in sources if source.info), merged.architecture)
+    base = _peft_base(repository or known, merged.architecture, found)
+    return _write_peft(folder, merged.weights, base, merged_metadata(merged, sources, folder.name), overwrite)
+
+
+def gguf_target(to: Path, name: str, *, overwrite: bool) -> Path:
+    """`to` itself, or `NAME.gguf` in it where it is a folder.
+
+    Raises:
+        LibraryError: Something is there already.
+    """
+    target = to / f"{check_name(name)}.gguf" if to.is_dir() else to
+    if target.exists() and not overwrite:
+        raise LibraryError(f"`{target}` exists already", "add --force to replace it")
+    return target
 
 
 def peft_target(to: Path, name: str) -> Path:
@@ -82,17 +152,3 @@ def peft_target(to: Path, name: str) -> Path:
     """
     into = to.is_dir() and not (to / CONFIG).is_file()
     return to / f"{check_name(name)}-peft" if into else to
-
-
-def _base_of(info: AdapterInfo, registry: Registry) -> tuple[BaseModelInfo | None, str]:
-    """The base model's header where a file of it is here, and the repository of its weights where that is known."""
-    for status in registry.statuses():
-        if status.kind != "base" or status.path is None:
-            continue
-        try:
-            found = read_base_info(status.path)
-        except ModelError:
-            continue  # one bad file hides no good one
-        if found.fingerprint == info.base_fingerprint:
-            return found, status.spec.unquantized if isinstance(status.spec, BaseModelSpec) else ""
-    return None, ""

@@ -64,7 +64,7 @@ class AdapterSettings:
     """How adapters are made."""
 
     rank_budget: int = setting(256, "rank an adapter is recompressed to; 0 = never", low=0, high=4096)
-    dtype: str = setting("f16", "number format of adapter files", choices=("f16", "f32"))
+    dtype: str = setting("f16", "number format of adapter files", choices=("f16", "f32", "q8_0"))
 
 
 @dataclass(frozen=True)

@@ -10,22 +10,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from localhyper.atomic import atomic_path
 from localhyper.base_header import module_shapes, read_base_header
 from localhyper.engine import BaseModelInfo
 from localhyper.errors import AdapterError
 from localhyper.gguf_header import MAX_NAME_BYTES, GgufHeader, HeaderError, TensorEntry, read_header, shown
-from localhyper.lora import FloatArray, LoraTarget, LoraWeights
+from localhyper.gguf_writer import ALPHA, Dtype, Encoded, encode, q8_0_scales, write_gguf
+from localhyper.lora import FloatArray, LoraWeights
+from localhyper.lora_union import stack_blocks
 
 MAX_RANK = 1 << 14
-MAX_TEXT = 1 << 12
-_PREFIX = "localhyper."
-_ALPHA = "adapter.lora.alpha"
+MAX_TEXT = 1 << 14
+PREFIX = "localhyper."
+INVOCATION_TOKENS = "adapter.alora.invocation_tokens"
 _WRONG_BASE = "make the adapter again for this base model, or switch to the base it was made for"
 # All exponent bits set = infinite or not a number.
 _EXPONENTS = {
@@ -53,6 +52,7 @@ class AdapterMetadata:
         rank: Rank of its matrices.
         energy_kept: Share of squared norm that recompression kept, 1.0 = lossless.
         made_at: ISO 8601 time in UTC.
+        merged_from: JSON list of the adapters it was merged from: `name`, `scale`, `sha256` of the file; else empty.
     """
 
     name: str = ""
@@ -67,6 +67,7 @@ class AdapterMetadata:
     rank: int = 0
     energy_kept: float = 1.0
     made_at: str = ""
+    merged_from: str = ""
 
 
 def permute_for_base(b: FloatArray, head_count: int, architecture: str) -> FloatArray:
@@ -103,56 +104,35 @@ def unpermute_for_base(b: FloatArray, head_count: int, architecture: str) -> Flo
 
 
 def write_adapter(
-    path: Path,
-    weights: LoraWeights,
-    base: BaseModelInfo,
-    metadata: AdapterMetadata,
-    dtype: Literal["f16", "f32"] = "f16",
+    path: Path, weights: LoraWeights, base: BaseModelInfo, metadata: AdapterMetadata, dtype: Dtype = "f16"
 ) -> None:
     """Write an adapter atomically. Alpha = rank, so that llama.cpp's alpha / rank is 1: all scaling is in b.
 
     Raises:
         AdapterError: The weights do not fit the base, are not finite, or their targets differ in rank.
     """
-    rank = _common_rank(weights, path)
-    arrays = _tensor_arrays(weights, base, dtype)
-    try:
-        with atomic_path(path) as temporary:
-            _write_gguf(temporary, base.architecture, float(rank), metadata, arrays)
-    except OSError as error:
-        message = f"cannot write `{path}`: {error.strerror}"
-        raise AdapterError(message, "check the folder, its permissions and the space left") from error
+    _common_rank(weights, path)
+    _check_shapes(weights, base)
+    write_weights(path, weights, base.architecture, metadata, dtype)
 
 
-def _write_gguf(
-    path: Path, architecture: str, alpha: float, metadata: AdapterMetadata, arrays: Mapping[str, NDArray[np.floating]]
+def write_weights(
+    path: Path, weights: LoraWeights, architecture: str, metadata: AdapterMetadata, dtype: Dtype = "f16"
 ) -> None:
-    import gguf
+    """`write_adapter` without a base model: for weights whose widths were checked before.
 
-    writer = gguf.GGUFWriter(path, architecture)
-    try:
-        writer.add_type(gguf.GGUFType.ADAPTER)
-        writer.add_name(metadata.name)
-        writer.add_string("adapter.type", "lora")
-        writer.add_float32(_ALPHA, alpha)
-        for key, value in _metadata_items(metadata):
-            _add_value(writer, key, value)
-        for name, array in arrays.items():
-            writer.add_tensor(name, array)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-    finally:
-        writer.close()
+    Raises:
+        AdapterError: The weights are not finite in this format, or their targets differ in rank.
+    """
+    rank = _common_rank(weights, path)
+    matrices = _matrices(weights, dtype)
+    keys = [("general.name", metadata.name), *metadata_items(metadata)]
+    write_gguf(path, architecture, float(rank), keys, matrices)
 
 
-def _metadata_items(metadata: AdapterMetadata) -> list[tuple[str, str | int | float]]:
-    return [(_PREFIX + field.name, getattr(metadata, field.name)) for field in fields(metadata)]
-
-
-def _add_value(writer: object, key: str, value: str | int | float) -> None:
-    add = {str: "add_string", int: "add_uint64", float: "add_float64"}[type(value)]
-    getattr(writer, add)(key, value)
+def metadata_items(metadata: AdapterMetadata) -> list[tuple[str, str | int | float]]:
+    """The keys of our metadata with their values."""
+    return [(PREFIX + field.name, getattr(metadata, field.name)) for field in fields(metadata)]
 
 
 def _common_rank(weights: LoraWeights, path: Path) -> int:
@@ -166,25 +146,26 @@ def _common_rank(weights: LoraWeights, path: Path) -> int:
     return rank
 
 
-def _tensor_arrays(weights: LoraWeights, base: BaseModelInfo, dtype: str) -> dict[str, NDArray[np.floating]]:
-    """GGUF tensor name to a numpy matrix, checked against the base."""
+def _check_shapes(weights: LoraWeights, base: BaseModelInfo) -> None:
     shapes = _base_shapes(base)
-    numpy_type = np.float16 if dtype == "f16" else np.float32
-    arrays: dict[str, NDArray[np.floating]] = {}
     for module, target in weights.targets.items():
-        for row, block in enumerate(target.layers):
+        got = (target.a.shape[2], target.b.shape[1])
+        for block in target.layers:
             tensor = f"blk.{block}.{module}.weight"
             wanted = shapes.get(tensor)
-            got = (target.a.shape[2], target.b.shape[1])
             if wanted != got:
                 raise AdapterError(f"weights for `{tensor}` take {got[0]} to {got[1]} values, the base has {wanted}")
+
+
+def _matrices(weights: LoraWeights, dtype: Dtype) -> dict[str, Encoded]:
+    """GGUF tensor name to its matrix in a number format."""
+    matrices = {}
+    for module, target in weights.targets.items():
+        for row, block in enumerate(target.layers):
             for half, matrix in (("lora_a", target.a[row]), ("lora_b", target.b[row])):
-                with np.errstate(over="ignore"):
-                    array: NDArray[np.floating] = np.ascontiguousarray(matrix.astype(numpy_type))
-                if not np.isfinite(array).all():
-                    raise AdapterError(f"weights for `{tensor}.{half}` are not finite as {dtype}")
-                arrays[f"{tensor}.{half}"] = array
-    return arrays
+                name = f"blk.{block}.{module}.weight.{half}"
+                matrices[name] = encode(name, matrix, dtype)
+    return matrices
 
 
 def _base_shapes(base: BaseModelInfo) -> Mapping[str, tuple[int, ...]]:
@@ -196,7 +177,12 @@ def _base_shapes(base: BaseModelInfo) -> Mapping[str, tuple[int, ...]]:
     return {f"blk.{i}.{name}.weight": shape for i in range(base.block_count) for name, shape in modules.items()}
 
 
-def _read_adapter_header(path: Path) -> GgufHeader:
+def read_adapter_header(path: Path) -> GgufHeader:
+    """The header of a LoRA adapter file.
+
+    Raises:
+        AdapterError: Missing, damaged, or not a LoRA adapter that acts on every token.
+    """
     try:
         if not path.is_file():
             raise AdapterError(
@@ -213,9 +199,14 @@ def _read_adapter_header(path: Path) -> GgufHeader:
                 f"`{path.name}` is no LoRA adapter: `{key}` is `{shown(header.text(key), 40)}`, wanted `{wanted}`",
                 "name an adapter made by `localhyper attach` or by llama.cpp's converter",
             )
-    alpha = header.metadata.get(_ALPHA, 0.0)
+    if INVOCATION_TOKENS in header.metadata:
+        raise AdapterError(
+            f"`{path.name}` is an activated LoRA (`{INVOCATION_TOKENS}`), which acts only after its own tokens",
+            "here adapters act on every token; use an ordinary LoRA of the same task",
+        )
+    alpha = header.metadata.get(ALPHA, 0.0)
     if isinstance(alpha, bool) or not isinstance(alpha, float) or not np.isfinite(alpha):
-        raise AdapterError(f"adapter `{path.name}` has `{_ALPHA}` {str(alpha)[:40]}, wanted a finite float32", _DAMAGED)
+        raise AdapterError(f"adapter `{path.name}` has `{ALPHA}` {str(alpha)[:40]}, wanted a finite float32", _DAMAGED)
     return header
 
 
@@ -225,7 +216,7 @@ def read_metadata(path: Path) -> AdapterMetadata:
     Raises:
         AdapterError: Missing, damaged, or not a LoRA adapter.
     """
-    return _metadata_of(_read_adapter_header(path))
+    return metadata_of(read_adapter_header(path))
 
 
 def read_architecture(path: Path) -> str:
@@ -234,18 +225,23 @@ def read_architecture(path: Path) -> str:
     Raises:
         AdapterError: Missing, damaged, or not a LoRA adapter.
     """
-    return _read_adapter_header(path).text("general.architecture")
+    return read_adapter_header(path).text("general.architecture")
 
 
-def _metadata_of(header: GgufHeader) -> AdapterMetadata:
+def metadata_of(header: GgufHeader) -> AdapterMetadata:
+    """Our metadata in a header that was read already.
+
+    Raises:
+        AdapterError: A key of ours has another type.
+    """
     found: dict[str, str | int | float] = {}
     for field in fields(AdapterMetadata):
-        value = header.metadata.get(_PREFIX + field.name)
+        value = header.metadata.get(PREFIX + field.name)
         if value is None:
             continue
         kind = type(field.default)
         if isinstance(value, bool | tuple) or not isinstance(value, kind):
-            raise AdapterError(f"adapter `{header.path.name}` has a wrong `{_PREFIX}{field.name}`", _DAMAGED)
+            raise AdapterError(f"adapter `{header.path.name}` has a wrong `{PREFIX}{field.name}`", _DAMAGED)
         found[field.name] = shown(value, MAX_TEXT) if isinstance(value, str) else value
     found.setdefault("name", shown(header.text("general.name")) or header.path.stem)
     return AdapterMetadata(**found)  # type: ignore[arg-type]  # each value's type was compared with its field's
@@ -257,28 +253,31 @@ def read_adapter(path: Path) -> tuple[LoraWeights, AdapterMetadata]:
     Raises:
         AdapterError: Missing, damaged, not a LoRA adapter, or with targets `LoraWeights` cannot hold.
     """
-    header = _read_adapter_header(path)
-    pairs = _pairs(header)
+    header = read_adapter_header(path)
     grouped: dict[str, dict[int, tuple[FloatArray, FloatArray]]] = {}
-    for tensor, (entry_a, entry_b) in pairs.items():
+    for tensor, (entry_a, entry_b) in adapter_pairs(header).items():
         block, module = _split_name(tensor, path)
-        grouped.setdefault(module, {})[block] = (_load(entry_a, path), _load_scaled(header, entry_b))
-    return LoraWeights({module: _stack(module, blocks, path) for module, blocks in grouped.items()}), _metadata_of(
-        header
-    )
+        if len(entry_a.shape) != 2 or len(entry_b.shape) != 2 or entry_a.shape[1] != entry_b.shape[0]:
+            raise _no_match(path, tensor, entry_a, entry_b)
+        grouped.setdefault(module, {})[block] = (load_tensor(entry_a, path), _load_scaled(header, entry_b))
+    try:
+        targets = {module: stack_blocks(shown(module, 40), blocks) for module, blocks in grouped.items()}
+    except AdapterError as error:
+        raise AdapterError(f"adapter `{path.name}`: {error.message}", error.hint) from error
+    return LoraWeights(targets), metadata_of(header)
 
 
 def _load_scaled(header: GgufHeader, entry_b: TensorEntry) -> FloatArray:
     """A b with alpha / rank folded in, finite still."""
     with np.errstate(over="ignore"):
-        b = _load(entry_b, header.path) * np.float32(_effective_scale(header, entry_b))
+        b = load_tensor(entry_b, header.path) * np.float32(_effective_scale(header, entry_b))
     if not np.isfinite(b).all():
         raise _not_finite(entry_b, header.path)
     return b
 
 
 def _effective_scale(header: GgufHeader, entry_b: TensorEntry) -> float:
-    alpha = header.metadata.get(_ALPHA, 0.0)
+    alpha = header.metadata.get(ALPHA, 0.0)
     return float(alpha) / entry_b.shape[0] if isinstance(alpha, float) and alpha != 0.0 else 1.0
 
 
@@ -291,18 +290,20 @@ def _split_name(tensor: str, path: Path) -> tuple[int, str]:
     return int(number), parts[2]
 
 
-def _stack(module: str, blocks: Mapping[int, tuple[FloatArray, FloatArray]], path: Path) -> LoraTarget:
-    order = tuple(sorted(blocks))
-    if len({(blocks[i][0].shape, blocks[i][1].shape) for i in order}) != 1:
-        raise AdapterError(f"adapter `{path.name}` has different shapes for `{module}` in different blocks")
-    return LoraTarget(order, np.stack([blocks[i][0] for i in order]), np.stack([blocks[i][1] for i in order]))
+def adapter_pairs(header: GgufHeader) -> dict[str, tuple[TensorEntry, TensorEntry]]:
+    """Base tensor name to its (a, b); every tensor of the file belongs to a complete pair.
 
-
-def _pairs(header: GgufHeader) -> dict[str, tuple[TensorEntry, TensorEntry]]:
-    """Base tensor name to its (a, b); every tensor of the file belongs to a complete pair."""
+    Raises:
+        AdapterError: Something else is in there, or half of a pair is missing.
+    """
     halves: dict[str, dict[str, TensorEntry]] = {}
     for entry in header.tensors:
         name, dot, half = entry.name.rpartition(".")
+        if entry.name.endswith("_norm.weight"):
+            raise AdapterError(
+                f"adapter `{header.path.name}` has trained norms (`{shown(entry.name)}`), which llama.cpp leaves out",
+                "train it without norms: with only half of it the answers would be others",
+            )
         if not dot or half not in ("lora_a", "lora_b"):
             raise AdapterError(f"adapter `{header.path.name}` has an unexpected tensor `{shown(entry.name)}`", _DAMAGED)
         halves.setdefault(name, {})[half] = entry
@@ -315,8 +316,12 @@ def _pairs(header: GgufHeader) -> dict[str, tuple[TensorEntry, TensorEntry]]:
     return {name: (pair["lora_a"], pair["lora_b"]) for name, pair in halves.items()}
 
 
-def _load(entry: TensorEntry, path: Path) -> FloatArray:
-    """A tensor's values as float32 in numpy order, finite."""
+def load_tensor(entry: TensorEntry, path: Path) -> FloatArray:
+    """A tensor's values as float32 in numpy order, finite.
+
+    Raises:
+        AdapterError: A number format that is not known here, or a value that is not finite.
+    """
     import gguf
 
     raw = np.fromfile(path, np.uint8, entry.size_bytes, offset=entry.offset)
@@ -336,6 +341,13 @@ def _not_finite(entry: TensorEntry, path: Path) -> AdapterError:
     return AdapterError(f"adapter `{path.name}` has values in `{shown(entry.name)}` that are not finite", _DAMAGED)
 
 
+def _no_match(path: Path, tensor: str, a: TensorEntry, b: TensorEntry) -> AdapterError:
+    return AdapterError(
+        f"adapter `{path.name}` has no matching matrices for `{shown(tensor)}`: a {list(a.shape)}, b {list(b.shape)}",
+        _DAMAGED,
+    )
+
+
 def check_adapter(path: Path, base: BaseModelInfo) -> AdapterMetadata:
     """Make sure llama.cpp can take this adapter for this base: the native loader aborts or misbehaves on less.
 
@@ -344,8 +356,8 @@ def check_adapter(path: Path, base: BaseModelInfo) -> AdapterMetadata:
     Raises:
         AdapterError: Damaged, not a LoRA adapter, not finite, or for another base.
     """
-    header = _read_adapter_header(path)
-    metadata = _metadata_of(header)
+    header = read_adapter_header(path)
+    metadata = metadata_of(header)
     architecture = header.text("general.architecture")
     if architecture != base.architecture:
         raise AdapterError(
@@ -356,7 +368,7 @@ def check_adapter(path: Path, base: BaseModelInfo) -> AdapterMetadata:
     if metadata.base_fingerprint and metadata.base_fingerprint != base.fingerprint:
         raise AdapterError(f"adapter `{path.name}` was made for another base model than `{base.name}`", _WRONG_BASE)
     shapes = _base_shapes(base)
-    for tensor, (a, b) in _pairs(header).items():
+    for tensor, (a, b) in adapter_pairs(header).items():
         _check_pair(path, tensor, a, b, shapes.get(tensor))
         _check_finite(a, path)
         _check_finite(b, path)
@@ -365,9 +377,14 @@ def check_adapter(path: Path, base: BaseModelInfo) -> AdapterMetadata:
 
 def _check_finite(entry: TensorEntry, path: Path) -> None:
     """Look at exponents only: this stands between a click and an answer, and must not cost more than the loading."""
+    if entry.type_name == "Q8_0":
+        blocks = np.fromfile(path, np.uint8, entry.size_bytes, offset=entry.offset)
+        if len(blocks) != entry.size_bytes or not np.isfinite(q8_0_scales(blocks)).all():
+            raise _not_finite(entry, path)
+        return
     exponent = _EXPONENTS.get(entry.type_name)
     if exponent is None:
-        _load(entry, path)
+        load_tensor(entry, path)
         return
     kind, mask = exponent
     raw = np.fromfile(path, kind, entry.elements, offset=entry.offset)
@@ -383,11 +400,7 @@ def _check_pair(path: Path, tensor: str, a: TensorEntry, b: TensorEntry, base: t
     if max(len(a.name.encode()), len(b.name.encode())) > MAX_NAME_BYTES:
         raise AdapterError(f"adapter `{path.name}` has the over-long tensor name `{shown(a.name)}`", _DAMAGED)
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != b.shape[0] or not 1 <= b.shape[0] <= MAX_RANK:
-        raise AdapterError(
-            f"adapter `{path.name}` has no matching matrices for `{shown(tensor)}`: "
-            f"a {list(a.shape)}, b {list(b.shape)}",
-            _DAMAGED,
-        )
+        raise _no_match(path, tensor, a, b)
     if (a.shape[0], b.shape[1]) != base:
         raise AdapterError(
             f"adapter `{path.name}` maps {a.shape[0]} to {b.shape[1]} in `{shown(tensor)}`, "

@@ -35,17 +35,17 @@ class AdapterInfo:
         path: The `.gguf` file.
         key: Hex digest over document, base, hypernetwork and options: equal keys, equal adapters.
         title: The document's title.
-        kind: The document's kind (`pdf`, `txt`, …).
+        kind: The document's kind (`pdf`, `txt`, …); `merge`, or `peft` and `gguf` for what was imported.
         origin: Where the document came from.
-        document_sha256: Hex digest of the document's text.
+        document_sha256: Hex digest of the document's text; empty where none is known.
         base_name: Name of the base model it was made with.
         base_fingerprint: Fingerprint of that base model.
-        hypernet_name: Name of the hypernetwork.
-        hypernet_sha256: Digest of the hypernetwork's bundle.
+        hypernet_name: Name of the hypernetwork; empty where none made it.
+        hypernet_sha256: Digest of the hypernetwork's bundle; likewise.
         rank: LoRA rank.
         energy_kept: Share of the generated update's energy that survived recompression, 1.0 = all.
-        tokens: Tokens of the document.
-        chunks: Chunks it was cut into.
+        tokens: Tokens of the document; 0 where no document is known.
+        chunks: Chunks it was cut into; likewise.
         size_bytes: Size of the file.
         made_at: ISO 8601 in UTC.
         notes: What was left out of the document and why.
@@ -330,6 +330,12 @@ class Library:
                 "SELECT * FROM passages WHERE adapter_id = ? ORDER BY chunk, rowid", [adapter_id]
             ).fetchall()
         return tuple(_passage(row, 0.0) for row in rows)
+
+    def has_text(self, adapter_id: int) -> bool:
+        """Whether the text of an adapter's document is stored; an imported adapter comes without."""
+        with self.database.reading() as connection:
+            row = connection.execute("SELECT 1 FROM passages WHERE adapter_id = ? LIMIT 1", [adapter_id]).fetchone()
+        return row is not None
 
     def _info(self, row: sqlite3.Row) -> AdapterInfo:
         values = {field.name: row[field.name] for field in fields(AdapterInfo) if field.name not in ("path", "notes")}

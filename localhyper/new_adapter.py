@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from localhyper.bundle import BundleInfo
 from localhyper.engine import BaseModelInfo
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
+from localhyper.gguf_writer import Dtype
 from localhyper.library import AdapterInfo, Library, Passage, now, slug
 from localhyper.lora import LoraWeights, Recompressed
 from localhyper.sources.document import Document
@@ -57,7 +57,7 @@ def store_adapter(
     info: AdapterInfo,
     weights: LoraWeights,
     base: BaseModelInfo,
-    dtype: Literal["f16", "f32"],
+    dtype: Dtype,
     passages: Iterable[Passage],
 ) -> AdapterInfo:
     """Write the file, then the row: a file without a row is harmless, a row without a file is not."""

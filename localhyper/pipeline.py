@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from localhyper.chunking import Chunk, split_document
 from localhyper.config import AdapterSettings
 from localhyper.engine import Activations, BaseModelInfo, Engine
 from localhyper.errors import LibraryError, LocalHyperError, SourceError
+from localhyper.gguf_writer import Dtype
 from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library, Passage, check_name
 from localhyper.lora import Accumulator, LoraWeights, Recompressed, even_ranks, working_rank
@@ -57,7 +57,7 @@ class AttachOptions:
 
     rank: int = DEFAULT_RANK
     name: str = ""
-    dtype: Literal["f16", "f32"] = "f16"
+    dtype: Dtype = "f16"
     cache_dir: Path | None = None
 
 

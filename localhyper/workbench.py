@@ -7,25 +7,29 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
 from localhyper.attach_times import AttachTimes
 from localhyper.bundle import BundleInfo, check_kind, read_bundle
 from localhyper.config import Config
 from localhyper.engine import AdapterUse, BaseModelInfo, Engine, EngineConfig, Sampling
-from localhyper.errors import AdapterError, ConfigError, LibraryError
+from localhyper.errors import AdapterError, ConfigError, LibraryError, LocalHyperError
 from localhyper.library import AdapterInfo, Library
 from localhyper.paths import Paths
 from localhyper.pipeline import AttachOptions, AttachResult, attach_document, find_attached
 from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
 
 if TYPE_CHECKING:
+    from localhyper.adapter_import import Imported
+    from localhyper.adapter_merge import Merged, MergeSource
+    from localhyper.gguf_writer import Dtype
     from localhyper.hypernet import OnnxHypernetwork
     from localhyper.jobs import JobRequest
+    from localhyper.lora import Metric
     from localhyper.registry import Registry
     from localhyper.sources import Document, ReadLimits
 
@@ -162,7 +166,7 @@ class Workbench:
     def options(self, name: str = "", rank: int | None = None) -> AttachOptions:
         """How adapters are made, as set; `rank` None = as set."""
         settings = self.config.adapter
-        dtype = cast("Literal['f16', 'f32']", settings.dtype)
+        dtype = cast("Dtype", settings.dtype)
         wanted = settings.rank_budget if rank is None else rank
         return AttachOptions(wanted, name, dtype, self.paths.chunk_cache_dir)
 
@@ -281,10 +285,66 @@ class Workbench:
         self._check_usable(info)
         return info.name, AdapterUse(info.path, scale)
 
+    def merge(self, wanted: Sequence[str], rank: int | None = None) -> tuple[Merged, tuple[MergeSource, ...]]:
+        """Sum adapters (`NAME`, `NAME@SCALE` or a `.gguf` file each) at a rank budget; None = as set, 0 = exactly.
+
+        What the budget takes away is measured in the moments of the inputs where all were made by one hypernetwork
+        that is here, and in the plain norm elsewhere.
+
+        Raises:
+            AdapterError: Adapters of several base models, or damaged ones.
+            LibraryError: No such adapter, or its file is gone.
+            ConfigError: A scale that is no number.
+        """
+        from localhyper.adapter_merge import MergeSource, common_fingerprint, merge_adapters
+        from localhyper.present_bases import base_with
+
+        sources = tuple(
+            MergeSource(name, use.path, use.scale, self._row_of(use.path)) for name, use in self.uses(wanted)
+        )
+        fingerprint = common_fingerprint(sources)
+        base, _ = base_with(fingerprint, self.registry)
+        budget = self.config.adapter.rank_budget if rank is None else rank
+        summed = sum(source.info.rank if source.info else budget + 1 for source in sources)
+        metrics = self._metrics(sources) if 0 < budget < summed else {}
+        return merge_adapters(sources, budget, base=base, metrics=metrics), sources
+
+    def _row_of(self, path: Path) -> AdapterInfo | None:
+        return next((info for info in self.library.list() if info.path == path), None)
+
+    def _metrics(self, sources: Sequence[MergeSource]) -> Mapping[str, Metric]:
+        """The moments of the one hypernetwork that made all of them, where its bundle is on this machine."""
+        made = {source.info.hypernet_sha256 if source.info else "" for source in sources}
+        try:
+            if made != {self.bundle.sha256}:
+                return {}
+            from localhyper.hypernet import OnnxHypernetwork
+
+            return OnnxHypernetwork.load(self.bundle.path).metrics()
+        except LocalHyperError:
+            return {}
+
+    def import_adapter(self, path: Path, *, name: str = "", base: str = "") -> Imported:
+        """Take a PEFT folder or a GGUF adapter into the library.
+
+        Args:
+            path: The folder or file.
+            name: Wanted name; empty = its own.
+            base: Base model to check against; empty = the one it names, else the one that is set.
+
+        Raises:
+            AdapterError: Damaged, of another kind, or for another base model.
+            ModelError: The base model is not on this machine.
+            LibraryError: The name is impossible or taken.
+        """
+        from localhyper.adapter_import import ImportOptions, import_adapter
+
+        return import_adapter(path, self.library, self.registry, ImportOptions(base, self._base, name))
+
     def _check_usable(self, info: AdapterInfo) -> None:
         if not info.usable:
             raise LibraryError(
-                f"the file of adapter `{info.name}` is missing or damaged: `{info.path}`", "attach its source again"
+                f"the file of adapter `{info.name}` is missing or damaged: `{info.path}`", "attach or import it again"
             )
 
 

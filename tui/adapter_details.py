@@ -8,18 +8,24 @@ from .words import day_text, home_text, plain, size_text
 
 
 def details(info: AdapterInfo, fits: str) -> list[tuple[str, str]]:
-    """Labels and values."""
-    return [
+    """Labels and values of what is known: an imported adapter has no text, and may have no hypernetwork."""
+    rows = [
         ("name", plain(info.name)),
         ("source", f"{plain(info.title)} ({plain(info.kind)})"),
-        ("from", plain(home_text(info.origin)) if info.origin else "a text"),
+        ("from", plain(home_text(info.origin)) if info.origin else "" if info.kind == "merge" else "a text"),
         ("text sha256", plain(info.document_sha256)),
-        ("tokens", f"{info.tokens:,} in {info.chunks:,} chunk{'s' if info.chunks != 1 else ''}"),
+        ("tokens", f"{info.tokens:,} in {info.chunks:,} chunk{'s' if info.chunks != 1 else ''}" if info.tokens else ""),
         ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept"),
         ("fits", fits),
         ("base", f"{plain(info.base_name)} ({info.base_fingerprint[:16]}…)"),
-        ("hypernetwork", f"{plain(info.hypernet_name)} ({info.hypernet_sha256[:16]}…)"),
+        ("hypernetwork", f"{plain(info.hypernet_name)} ({info.hypernet_sha256[:16]}…)" if info.hypernet_name else ""),
         ("made", day_text(info.made_at)),
         ("file", f"{plain(home_text(info.path))}, {size_text(info.size_bytes)}" + ("" if info.usable else ": MISSING")),
-        *(("left out", plain(note)) for note in info.notes),
+        *((_label(note), plain(note)) for note in info.notes),
     ]
+    return [(label, value) for label, value in rows if value]
+
+
+def _label(note: str) -> str:
+    """Notes tell what was left out of a document, or where an adapter without one comes from."""
+    return "note" if note.startswith(("imported from", "merged from", "made for")) else "left out"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.text import Text
 from textual import on, work
@@ -22,9 +22,13 @@ from .facts import facts_table, facts_text
 from .host_events import Failure
 from .places import SidePlace
 from .text_dialog import TextDialog
-from .words import day_text, plain, size_text
+from .words import as_path, day_text, plain, size_text
+
+if TYPE_CHECKING:
+    from localhyper.adapter_import import Imported
 
 _EMPTY = "No adapters yet.\n\nesc goes to the chat, ctrl+o there makes one of a document or folder."
+_IMPORT = "A PEFT folder (adapter_config.json, adapter_model.safetensors) or a .gguf adapter."
 _EMPTY_TRASH = "The trash is empty.\n\nt goes back to the adapters."
 _NONE_FOUND = "No adapter has these letters in its name, title, source or base."
 Sorter = Callable[[AdapterInfo], Any]
@@ -58,6 +62,7 @@ class LibraryScreen(SidePlace):
         Binding("v", "reverse", "Reverse", show=False, id="library.reverse", tooltip="Sort the other way"),
         Binding("r", "rename", "Rename", show=False, id="library.rename", tooltip="Give it another name"),
         Binding("e", "export", "Export", id="library.export", tooltip="As GGUF or PEFT, with what loads it"),
+        Binding("i", "import_adapter", "Import", show=False, id="library.import", tooltip="A PEFT folder or GGUF file"),
         Binding("delete", "remove", "Delete", show=False, id="library.remove", tooltip="Into the trash"),
         Binding("u", "undo", "Undo", show=False, id="library.undo", tooltip="Bring the last deleted one back"),
         Binding("t", "trash", "Trash", show=False, id="library.trash", tooltip="Show what was deleted"),
@@ -153,7 +158,7 @@ class LibraryScreen(SidePlace):
         values = [
             (f"{mark} {plain(info.name)}", "left"),
             (plain(info.kind), "left"),
-            (f"{info.tokens:,}", "right"),
+            (f"{info.tokens:,}" if info.tokens else "-", "right"),
             (str(info.rank), "right"),
             (size_text(info.size_bytes), "right"),
             (self._fits(info), "left"),
@@ -332,6 +337,21 @@ class LibraryScreen(SidePlace):
         if info is not None and not self._trash:
             self.app.push_screen(ExportDialog(self.services, info))
 
+    @work(group="dialog", exit_on_error=False)
+    async def action_import_adapter(self) -> None:
+        """Ask for a PEFT folder or a GGUF adapter, and take it in."""
+        text = await self.app.push_screen_wait(TextDialog("Import an adapter", "", help_text=_IMPORT, button="Import"))
+        if text is None:
+            return
+        path, config = as_path(text), self.state.config
+        in_background(self, lambda: self.services.store.import_adapter(path, config), self._imported)
+
+    def _imported(self, done: Imported) -> None:
+        name = plain(done.adapter.name)
+        told = [f"{name} is in the library already" if done.reused else f"Imported {name}"]
+        self.notify("\n".join([*told, *map(plain, () if done.reused else done.adapter.notes[1:])]), markup=False)
+        self.state.library_changed.publish("")
+
     def action_copy(self) -> None:
         """Copy the details."""
         info = self.current
@@ -343,6 +363,7 @@ class LibraryScreen(SidePlace):
         yield SystemCommand("Search the library", "Names, titles, sources (/)", self.action_search)
         yield SystemCommand("Sort by the next column", "s; v reverses", self.action_sort)
         yield SystemCommand("Trash", "Show or leave what was deleted (t)", self.action_trash)
+        yield SystemCommand("Import an adapter", "A PEFT folder or GGUF file (i)", self.action_import_adapter)
         if self.current is not None and not self._trash:
             yield SystemCommand("Rename the adapter", "Give it another name (r)", self.action_rename)
             yield SystemCommand("Export the adapter", "As GGUF for llama-server (e)", self.action_export)

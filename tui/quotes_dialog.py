@@ -67,7 +67,11 @@ class QuotesDialog(ModalScreen[None]):
         self._say("Searching…")
         words = f"{self._turn.reply} {self._turn.question}"
         names = [adapter.name for adapter in self._turn.adapters]
-        in_background(self, lambda: self._store.quotes(words, names), self._show, failed=self._fail)
+
+        def search() -> tuple[Sequence[Quote], bool]:
+            return self._store.quotes(words, names), self._store.has_text(names)
+
+        in_background(self, search, lambda found: self._show(*found), failed=self._fail)
 
     def _say(self, text: str) -> None:
         self.query_one("#text", Static).update(text)
@@ -75,8 +79,11 @@ class QuotesDialog(ModalScreen[None]):
     def _fail(self, failure: Failure) -> None:
         self._say("\n".join(filter(None, [f"! {failure.message}", failure.hint])))
 
-    def _show(self, quotes: Sequence[Quote]) -> None:
+    def _show(self, quotes: Sequence[Quote], has_text: bool) -> None:
         self._quotes = tuple(quotes)
+        if not has_text:
+            self._say("No text is stored with these adapters: an imported adapter comes without its document.")
+            return
         if not quotes:
             self._say("The text of the attached documents shares no word with the question and the reply.")
             return

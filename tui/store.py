@@ -29,6 +29,7 @@ from .adapter_source import AdapterRow
 
 if TYPE_CHECKING:
     from localhyper.adapter_export import PeftExport
+    from localhyper.adapter_import import Imported
 
 QUOTES = 8
 
@@ -117,7 +118,7 @@ class Store:
             AdapterRow(
                 name=info.name,
                 path=info.path,
-                detail=f"{info.kind}, {info.tokens:,} tokens, rank {info.rank}",
+                detail=f"{info.kind}, {f'{info.tokens:,} tokens, ' if info.tokens else ''}rank {info.rank}",
                 base_fingerprint=info.base_fingerprint,
                 problem="" if info.usable else "its file is missing or damaged",
             )
@@ -149,6 +150,12 @@ class Store:
         found = library.search_passages(text, tuple(adapters), limit)
         return tuple(Quote(adapters[passage.adapter_id], passage) for passage in found)
 
+    def has_text(self, names: Sequence[str]) -> bool:
+        """Whether any of these adapters has its document's text here; an imported one has not."""
+        library = self.library
+        wanted = {name.casefold() for name in names}
+        return any(library.has_text(info.id) for info in library.list() if info.name.casefold() in wanted)
+
     def surroundings(self, quote: Quote) -> str:
         """The chunk that a quote stands in, as text."""
         passages = self.library.passages(quote.adapter.id)
@@ -165,6 +172,10 @@ class Store:
         from localhyper.adapter_export import export_peft
 
         return export_peft(adapter, self.registry, to.expanduser(), overwrite=overwrite)
+
+    def import_adapter(self, path: Path, config: Config) -> Imported:
+        """Take a PEFT folder or a GGUF adapter into the library, checked against its base model, else the set one."""
+        return Workbench(self.paths, config).import_adapter(path)
 
     def server_command(self, adapter: AdapterInfo, exported: Path) -> str:
         """The ready command line for stock llama.cpp; where no file of the base model is here, a stand-in names it."""

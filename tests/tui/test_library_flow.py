@@ -246,6 +246,42 @@ async def test_export_as_peft_is_chosen_by_keys_and_gives_the_lines_that_load_it
         assert dialog.query_one("#to", Input).value == "elsewhere", "a typed place stays"
 
 
+async def import_from(pilot: Pilot[None], bench: Bench, path: Path) -> None:
+    await pilot.press("i")
+    await until(pilot, lambda: isinstance(bench.app.screen, TextDialog))
+    bench.app.screen.query_one(Input).value = f"'{path}'"
+    await pilot.press("enter")
+    await until(pilot, lambda: isinstance(bench.app.screen, LibraryScreen))
+
+
+async def test_an_adapter_is_imported_by_its_path_and_has_no_text(tmp_path: Path) -> None:
+    bench = Bench(source=None)
+    three(bench)
+    file = tmp_path / "old friend.gguf"
+    base = write_tiny_gguf(bench.store.paths.create().models_dir / "tiny.gguf")
+    info = read_base_info(base)
+    write_adapter(file, tiny_lora(), info, AdapterMetadata(name="friend", base_fingerprint=info.fingerprint))
+    async with bench.app.run_test(size=WIDE) as pilot:
+        screen = await open_library(pilot, bench)
+        await import_from(pilot, bench, tmp_path / "nothing.gguf")
+        await until(pilot, told_in(bench, "does not exist"))
+        await import_from(pilot, bench, file)
+        await until(pilot, lambda: "friend" in names(screen))
+        assert any("Imported friend" in toast for toast in bench.toasts)
+        await import_from(pilot, bench, file)
+        await until(pilot, told_in(bench, "friend is in the library already"))
+        assert len(names(screen)) == 4
+        row = names(screen).index("friend")
+        screen.query_one(DataTable).move_cursor(row=row)
+        assert str(screen.query_one(DataTable).get_row_at(row)[2]) == "-"
+        await pilot.press("c")
+        await until(pilot, lambda: bench.copied)
+        assert "hypernetwork" not in bench.copied[0]
+        assert "tiny-llama" in bench.copied[0]
+        assert bench.store.has_text(["notes"])
+        assert not bench.store.has_text(["friend"])
+
+
 async def test_a_strange_adapter_is_one_line_in_the_dialog(tmp_path: Path) -> None:
     bench = Bench(source=None)
     three(bench)
