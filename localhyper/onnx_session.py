@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from localhyper.errors import LocalHyperError
+from localhyper.progress import CancelToken
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -21,7 +23,8 @@ logger = logging.getLogger(__name__)
 
 CPU_PROVIDER = "CPUExecutionProvider"
 UNREADABLE_HINT = "the file is damaged or needs a newer onnxruntime; fetch it again, or run `localhyper doctor`"
-_QUIET = 3  # onnxruntime's ORT_LOGGING_LEVEL_ERROR: its warnings would be printed over a TUI
+_QUIET = 4  # onnxruntime's ORT_LOGGING_LEVEL_FATAL: it prints over a TUI, and what it says of errors it raises too
+_POLL_SECONDS = 0.05
 
 
 class Value(Protocol):
@@ -80,6 +83,28 @@ def open_session(
             return open_session(path, what, error, threads=threads)
         logger.exception("onnxruntime refused %s", path)
         raise error(f"{what} `{path}` cannot be loaded ({first_line(cause)})", UNREADABLE_HINT) from cause
+
+
+def run_until_cancelled(
+    session: InferenceSession, outputs: Sequence[str], feeds: Mapping[str, Any], cancel: CancelToken
+) -> list[Any]:
+    """Run a session in a thread, so that a stop is heard meanwhile; what onnxruntime raises comes through.
+
+    Raises:
+        Cancelled: `cancel` was set; the run has ended after the operator it was in.
+    """
+    from onnxruntime import RunOptions
+
+    options = RunOptions()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            run = pool.submit(session.run, list(outputs), dict(feeds), options)
+            while not wait((run,), _POLL_SECONDS).done:
+                cancel.check()
+            found: list[Any] = run.result()
+            return found
+        finally:
+            options.terminate = True  # leaving the block waits for the thread
 
 
 def _usable(providers: Sequence[str], built_in: Sequence[str]) -> list[str]:

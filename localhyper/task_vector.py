@@ -81,18 +81,20 @@ def make_vector(
     threads: int = 0,
     providers: Sequence[str] = (),
     progress: ProgressCallback = ignore_progress,
+    cancel: CancelToken | None = None,
 ) -> TaskVector:
     """The vector of a description.
 
     Raises:
         ModelError: The embedder is damaged, does not fit in memory, or gives no vector for this bundle.
+        Cancelled: `cancel` was set.
     """
     if source.vector is not None:
         return TaskVector(source.vector, source.digest)
     assert source.folder is not None and bundle.embedding is not None
     progress(Progress("embed", 0, 0, document.title))
     started = time.perf_counter()
-    embedder = Embedder.load(source.folder, threads=threads, providers=providers)
-    made = embedder.embed(document.text, bundle.embedding, bundle.chunk_tokens)
+    embedder = Embedder.open(source.folder, threads=threads, providers=providers)
+    made = embedder.embed(document.text, bundle.embedding, bundle.chunk_tokens, cancel)
     cut = (f"only the first {made.tokens:,} tokens of the description were read",) if made.truncated else ()
     return TaskVector(made.vector, source.digest, made.tokens, cut, time.perf_counter() - started)

@@ -2,7 +2,7 @@
 
 An embedder is a folder with one ONNX model and a `tokenizer.json`; both come from strangers. The recipe is that of
 Text-to-LoRA (Charakorn et al. 2025): a full stop after a last letter, at most so many tokens, the last hidden state of
-one token, float32. Scaling is the hypernetwork's business. The only run-time file that knows tokenizers.
+one token, float32. Scaling is the hypernetwork's business.
 """
 
 from __future__ import annotations
@@ -10,31 +10,33 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from localhyper.bundle import EmbeddingSpec
+from localhyper.description_tokens import HINT as _HINT
+from localhyper.description_tokens import tokenize
 from localhyper.errors import ConfigError, LocalHyperError, ModelError
 from localhyper.lora import FloatArray
 from localhyper.memory_check import available_memory
-from localhyper.onnx_session import Value, first_line, open_session
+from localhyper.onnx_session import Value, first_line, open_session, run_until_cancelled
 from localhyper.onnx_wire import WireError, outline
+from localhyper.progress import CancelToken
 
-if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
-    from tokenizers import Tokenizer
-
-TOKENIZER = "tokenizer.json"
+TOKENIZER, CONFIG = "tokenizer.json", "config.json"
 MAX_MODEL_BYTES = 2**31 - 1  # protobuf's own limit
-MAX_TOKENIZER_BYTES = 1 << 26
+MAX_CONFIG_BYTES = 1 << 20
+USUAL_HEADS = 16
+SCORE_COPIES = (
+    2.5  # of all heads' float32 scores that are in memory at most, measured with a BERT of 1,024 and 4,096 tokens
+)
 MAX_VECTOR_BYTES = 1 << 23
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _STATES = ("last_hidden_state", "token_embeddings")
 _FLOATS = ("tensor(float)", "tensor(float16)")
-_HINT = "fetch the embedder again, or give the vector with --embedding FILE"
 
 
 class Embedded(NamedTuple):
@@ -60,17 +62,16 @@ def prepare_text(text: str, spec: EmbeddingSpec) -> str:
 
 
 class Embedder:
-    """An embedding model in memory."""
+    """An embedding model on disk; it is in memory only while a text is read."""
 
-    def __init__(self, path: Path, session: InferenceSession, tokenizer: Tokenizer) -> None:
-        """Use `load` instead: it checks the files first."""
-        self._path, self._session, self._tokenizer = path, session, tokenizer
-        self._inputs = [value.name for value in session.get_inputs()]
-        self._output = _check_graph(path, session.get_inputs(), session.get_outputs())
+    def __init__(self, folder: Path, path: Path, threads: int, providers: Sequence[str]) -> None:
+        """Use `open` instead: it checks the model's file first."""
+        self._folder, self._path = folder, path
+        self._threads, self._providers = threads, providers
 
     @classmethod
-    def load(cls, folder: Path, *, threads: int = 0, providers: Sequence[str] = ()) -> Embedder:
-        """Check the files of an embedder's folder and load them.
+    def open(cls, folder: Path, *, threads: int = 0, providers: Sequence[str] = ()) -> Embedder:
+        """Check an embedder's folder; nothing is loaded.
 
         Args:
             folder: Holds one `.onnx` file, at its top or in `onnx/`, and `tokenizer.json`.
@@ -78,23 +79,24 @@ class Embedder:
             providers: onnxruntime's execution providers in order of preference; the CPU is always the last resort.
 
         Raises:
-            ModelError: A file is missing, damaged or of another kind of model, or the model does not fit in memory.
+            ModelError: The model's file is missing or damaged, or does not fit in memory.
         """
         path = _model_file(folder)
         _check_model_file(path)
-        tokenizer = _read_tokenizer(folder / TOKENIZER)
-        return cls(path, open_session(path, "embedder", ModelError, threads=threads, providers=providers), tokenizer)
+        return cls(folder, path, threads, providers)
 
-    def embed(self, text: str, spec: EmbeddingSpec, max_tokens: int) -> Embedded:
+    def embed(self, text: str, spec: EmbeddingSpec, max_tokens: int, cancel: CancelToken | None = None) -> Embedded:
         """The vector of a text, prepared as `spec` says and cut after `max_tokens` tokens.
 
         Raises:
-            ModelError: The model fails on it, gives a vector of another size, or one that is not finite.
+            ModelError: The folder's files are damaged or of another kind of model, the model fails on the text, needs
+                more memory than there is, gives a vector of another size, or one that is not finite.
+            Cancelled: `cancel` was set.
         """
-        ids, truncated = self._tokenize(prepare_text(text, spec), max_tokens)
-        row = np.array([ids], np.int64)
-        feeds = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
-        states = self._run({name: feeds[name] for name in self._inputs})
+        cancel = cancel or CancelToken()
+        ids, truncated = tokenize(self._folder / TOKENIZER, prepare_text(text, spec), max_tokens, cancel)
+        self._check_memory(len(ids))
+        states = self._run(ids, cancel)
         if states.shape != (1, len(ids), spec.size):
             raise self._bad(f"it gives states {list(states.shape)}, wanted [1, {len(ids)}, {spec.size}]")
         vector = {"first": states[0, 0], "last": states[0, -1], "mean": states[0].mean(0)}[spec.pooling]
@@ -102,27 +104,43 @@ class Embedder:
             raise self._bad("its vector is zero or not finite")
         return Embedded(np.ascontiguousarray(vector), len(ids), truncated)
 
-    def _tokenize(self, text: str, max_tokens: int) -> tuple[list[int], bool]:
-        """Token ids, special ones included, and whether some were cut off."""
-        try:
-            self._tokenizer.no_padding()
-            self._tokenizer.enable_truncation(max_tokens)
-            found = self._tokenizer.encode(text)
-        except Exception as error:  # tokenizers raises bare ones
-            raise self._bad(f"its tokenizer fails ({first_line(error)})") from error
-        if not found.ids:
-            raise self._bad("its tokenizer gives no tokens")
-        return list(found.ids), bool(found.overflowing)
+    def _check_memory(self, tokens: int) -> None:
+        """Attention of every token to every token is what a long text costs: 11 GB of 8,192 tokens."""
+        scores = 4 * _heads(self._folder / CONFIG) * tokens**2 * SCORE_COPIES
+        needed, left = self._path.stat().st_size + int(scores), available_memory()
+        if left is not None and needed > left:
+            raise ModelError(
+                f"embedder `{self._path}` needs about {needed / 1e9:.1f} GB of memory for {tokens:,} tokens, "
+                f"{left / 1e9:.1f} GB are left",
+                "shorten the description, or give the vector with --embedding FILE",
+            )
 
-    def _run(self, feeds: Mapping[str, Any]) -> FloatArray:
+    def _run(self, ids: Sequence[int], cancel: CancelToken) -> FloatArray:
+        session = open_session(self._path, "embedder", ModelError, threads=self._threads, providers=self._providers)
+        output = _check_graph(self._path, session.get_inputs(), session.get_outputs())
+        row = np.array([ids], np.int64)
+        feeds = {"input_ids": row, "attention_mask": np.ones_like(row), "token_type_ids": np.zeros_like(row)}
         try:
-            (states,) = self._session.run([self._output], dict(feeds))
+            wanted = {value.name: feeds[value.name] for value in session.get_inputs()}
+            (states,) = run_until_cancelled(session, [output], wanted, cancel)
+        except LocalHyperError:
+            raise
         except Exception as error:  # onnxruntime's own classes share no base but Exception
             raise self._bad(f"it cannot be run ({first_line(error)})") from error
         return np.asarray(states, np.float32)
 
     def _bad(self, what: str) -> ModelError:
         return ModelError(f"embedder `{self._path}`: {what}", _HINT)
+
+
+def _heads(config: Path) -> int:
+    """Attention heads as the folder's configuration says, else as the usual large model has."""
+    try:
+        values = json.loads(config.read_text(encoding="utf-8")) if config.stat().st_size <= MAX_CONFIG_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        values = {}
+    heads = values.get("num_attention_heads") if isinstance(values, dict) else None
+    return heads if type(heads) is int and 0 < heads <= 1 << 10 else USUAL_HEADS
 
 
 def _model_file(folder: Path) -> Path:
@@ -153,24 +171,6 @@ def _check_model_file(path: Path) -> None:
         raise ModelError(f"embedder `{path}` is not an ONNX model: it has no graph", _HINT)
     if found.external_data:
         raise ModelError(f"embedder `{path}` keeps weights in other files, which are not opened", _HINT)
-
-
-def _read_tokenizer(path: Path) -> Tokenizer:
-    from tokenizers import Tokenizer
-
-    try:
-        size = path.stat().st_size
-        if size > MAX_TOKENIZER_BYTES:
-            raise ModelError(f"`{path}` has {size} bytes, at most {MAX_TOKENIZER_BYTES} are read", _HINT)
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"`{path}` cannot be read: {error.strerror or error}", _HINT) from error
-    except LocalHyperError:
-        raise
-    except BaseException as error:  # bare ones, and a panic of its native code is no Exception
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            raise
-        raise ModelError(f"`{path}` is no tokenizer ({first_line(error)})", _HINT) from error
 
 
 def _check_graph(path: Path, inputs: Sequence[Value], outputs: Sequence[Value]) -> str:

@@ -248,7 +248,13 @@ class Workbench:
             return Attached(found, time.perf_counter() - started)
         settings = self.config.hypernet
         vector = make_vector(
-            source, document, self.bundle, threads=settings.threads, providers=settings.providers, progress=progress
+            source,
+            document,
+            self.bundle,
+            threads=settings.threads,
+            providers=settings.providers,
+            progress=progress,
+            cancel=cancel,
         )
         loading = time.perf_counter()
         hypernetwork = self.hypernetwork(progress)

@@ -1,4 +1,4 @@
-"""Runs the reader process: feeds it, waits within limits, kills it when they are passed. Knows no format."""
+"""Runs a child process: feeds it, waits within limits, kills it when they are passed. Knows no format."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from localhyper.sources.frames import Answer, Request, pack_request, parse_answe
 logger = logging.getLogger(__name__)
 
 # The package's folder is appended, so an uninstalled checkout works too; `-I` keeps environment and working folder out.
-_BOOTSTRAP = "import sys; sys.path.append(sys.argv[1]); from localhyper.sources.reader_process import main; main()"
+_BOOTSTRAP = (
+    "import sys; from importlib import import_module; sys.path.append(sys.argv[1]); import_module(sys.argv[2]).main()"
+)
+_READER = "localhyper.sources.reader_process"
 _KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TEMP", "LANG", "LC_ALL")
 _STDERR_BYTES = 4096
 _POLL_SECONDS = 0.05
@@ -42,6 +45,53 @@ class _Drain:
                 self.overflow = self.overflow or len(block) > room
 
 
+@dataclass(frozen=True)
+class Ended:
+    """What a child process left.
+
+    Attributes:
+        code: Its exit code.
+        out: What it wrote to stdout, cut after the allowed bytes.
+        errors: The beginning of what it wrote to stderr.
+        overflow: It wrote more to stdout than allowed.
+        late: It was ended after the allowed seconds.
+    """
+
+    code: int
+    out: bytes
+    errors: bytes
+    overflow: bool
+    late: bool
+
+
+def run_process(
+    module: str, head: bytes, data: bytes, *, out_bytes: int, seconds: float, cancel: CancelToken | None = None
+) -> Ended:
+    """Call `main` of a module in a process of its own, with `head` and `data` on its stdin.
+
+    Raises:
+        Cancelled: `cancel` was set; the process is gone.
+    """
+    process = _start(module)
+    output, errors = _Drain(out_bytes), _Drain(_STDERR_BYTES)
+    threads = [
+        threading.Thread(target=_feed, args=(process.stdin, head, data), daemon=True),
+        threading.Thread(target=output.run, args=(process.stdout,), daemon=True),
+        threading.Thread(target=errors.run, args=(process.stderr,), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    late = True
+    try:
+        late = _is_late(process, seconds, output, cancel)
+    finally:
+        process.kill()
+        process.wait()
+        for thread in threads:
+            thread.join()
+    return Ended(process.returncode, bytes(output.data), bytes(errors.data), output.overflow, late)
+
+
 def run_reader(request: Request, data: bytes, cancel: CancelToken | None = None) -> Answer:
     """Have `data` read by a fresh reader process.
 
@@ -52,34 +102,20 @@ def run_reader(request: Request, data: bytes, cancel: CancelToken | None = None)
         SourceError: The file cannot be read, or passed a limit.
         Cancelled: `cancel` was set; the process is gone.
     """
-    process = _start()
-    output = _Drain(request.limits.text_chars * 6 + 65536)  # JSON escapes one UTF-16 unit as six bytes
-    errors = _Drain(_STDERR_BYTES)
-    threads = [
-        threading.Thread(target=_feed, args=(process.stdin, pack_request(request), data), daemon=True),
-        threading.Thread(target=output.run, args=(process.stdout,), daemon=True),
-        threading.Thread(target=errors.run, args=(process.stderr,), daemon=True),
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        _wait(process, request, output, cancel)
-    finally:
-        process.kill()
-        process.wait()
-        for thread in threads:
-            thread.join()
-    return _judge(process.returncode, request, output, bytes(errors.data))
+    limits = request.limits
+    most = limits.text_chars * 6 + 65536  # JSON escapes one UTF-16 unit as six bytes
+    head = pack_request(request)
+    return _judge(run_process(_READER, head, data, out_bytes=most, seconds=limits.seconds, cancel=cancel), request)
 
 
-def _start() -> subprocess.Popen[bytes]:
-    """A reader process with its three pipes."""
+def _start(module: str) -> subprocess.Popen[bytes]:
+    """A process of our own Python that calls `main` of a module, with its three pipes."""
     import localhyper
 
     root = Path(localhyper.__file__).resolve().parent.parent
     environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", _BOOTSTRAP, str(root)],
+        [sys.executable, "-I", "-c", _BOOTSTRAP, str(root), module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -99,35 +135,37 @@ def _feed(pipe: IO[bytes], head: bytes, data: bytes) -> None:
         logger.debug("the reader process closed its input early")
 
 
-def _wait(process: subprocess.Popen[bytes], request: Request, output: _Drain, cancel: CancelToken | None) -> None:
-    """Return when the child has ended; raise when a limit is passed."""
-    deadline = time.monotonic() + request.limits.seconds
+def _is_late(process: subprocess.Popen[bytes], seconds: float, output: _Drain, cancel: CancelToken | None) -> bool:
+    """Return when the child has ended or passed a limit: whether that of time."""
+    deadline = time.monotonic() + seconds
     while True:
         try:
             process.wait(_POLL_SECONDS)
-            return
+            return False
         except subprocess.TimeoutExpired:
             pass
         if cancel is not None:
             cancel.check()
         if output.overflow:
-            return
+            return False
         if time.monotonic() > deadline:
-            raise SourceError(
-                f"{request.name}: reading it takes more than {request.limits.seconds:g} seconds",
-                "split the document into smaller files, or export it as plain text",
-            )
+            return True
 
 
-def _judge(code: int, request: Request, output: _Drain, errors: bytes) -> Answer:
+def _judge(ended: Ended, request: Request) -> Answer:
     """Turn what came back into an answer or an error."""
-    if errors:
-        logger.debug("reader process on %s: %s", request.name, errors.decode("utf-8", "replace"))
-    if output.overflow:
+    if ended.errors:
+        logger.debug("reader process on %s: %s", request.name, ended.errors.decode("utf-8", "replace"))
+    if ended.late:
+        raise SourceError(
+            f"{request.name}: reading it takes more than {request.limits.seconds:g} seconds",
+            "split the document into smaller files, or export it as plain text",
+        )
+    if ended.overflow:
         raise SourceError(f"{request.name}: gives more text than {request.limits.text_chars} characters")
-    answer = parse_answer(bytes(output.data))
+    answer = parse_answer(ended.out)
     if answer is None:
-        raise _crash_error(code, request, errors)
+        raise _crash_error(ended.code, request, ended.errors)
     if answer.message:
         raise SourceError(answer.message, answer.hint)
     return answer

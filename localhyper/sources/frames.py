@@ -60,10 +60,15 @@ def pack_answer(answer: Answer) -> bytes:
     return pack(asdict(answer))
 
 
+def unpack(stream: BinaryIO) -> Any:
+    """The value of the frame at the head of `stream`, which our own side wrote."""
+    (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
+    return json.loads(stream.read(length))
+
+
 def read_request(stream: BinaryIO) -> Request:
     """The request at the head of `stream`."""
-    (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
-    value = json.loads(stream.read(length))
+    value = unpack(stream)
     return Request(value["name"], ReadLimits(**value["limits"]), value["password"])
 
 

@@ -17,7 +17,7 @@ from localhyper.sources.frames import Answer, Request, pack_answer, read_request
 def main() -> None:
     """Read one request, answer it, leave without running any library's clean-up."""
     sys.setrecursionlimit(_RECURSION)
-    answer_fd = _hide_standard_output()
+    answer_fd = hide_standard_output()
     request = read_request(sys.stdin.buffer)
     confine(request.limits)
     frame = pack_answer(answer(request, sys.stdin.buffer.read(request.limits.file_bytes + 1)))
@@ -50,7 +50,7 @@ _SPLIT_HINT = "split the document into smaller files"
 _SAVE_HINT = "open it in its own program, save it again, or export it as plain text"
 
 
-def _hide_standard_output() -> int:
+def hide_standard_output() -> int:
     """Keep the answer pipe for ourselves; what a library prints goes nowhere. Returns the pipe's descriptor."""
     answer_fd = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)

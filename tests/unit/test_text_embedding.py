@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 
+from localhyper import text_embedding
 from localhyper.bundle import EmbeddingSpec
-from localhyper.errors import ConfigError, LocalHyperError, ModelError
-from localhyper.text_embedding import Embedder, prepare_text, read_embedding
+from localhyper.description_tokens import tokenize
+from localhyper.errors import Cancelled, ConfigError, LocalHyperError, ModelError
+from localhyper.onnx_session import open_session, run_until_cancelled
+from localhyper.progress import CancelToken
+from localhyper.text_embedding import Embedded, Embedder, prepare_text, read_embedding
 from tests.tiny_task import TinyEmbedder, state, write_embedder
 
 SPEC = EmbeddingSpec(6, "owner/tiny-embedder", "first", full_stop=True)
@@ -38,7 +43,7 @@ def test_a_full_stop_follows_a_last_letter_and_nothing_else(text: str, wanted: s
 
 @pytest.mark.parametrize("pooling", ["first", "last", "mean"])
 def test_embedder_pools_the_states_that_its_graph_gives(tmp_path: Path, pooling: str) -> None:
-    embedder = Embedder.load(write_embedder(tmp_path), threads=1)
+    embedder = Embedder.open(write_embedder(tmp_path), threads=1)
     made = embedder.embed(" sort the words alphabetically", EmbeddingSpec(6, "m", pooling, full_stop=True), 512)
     states = state(TinyEmbedder(), SORT)
     wanted = {"first": states[0], "last": states[-1], "mean": states.mean(0)}[pooling]
@@ -48,12 +53,12 @@ def test_embedder_pools_the_states_that_its_graph_gives(tmp_path: Path, pooling:
 
 def test_embedder_takes_graphs_with_fewer_inputs_another_output_and_half_precision(tmp_path: Path) -> None:
     tiny = TinyEmbedder(inputs=("input_ids", "attention_mask"), output="states", dtype=TensorProto.FLOAT16)
-    made = Embedder.load(write_embedder(tmp_path, tiny), threads=1).embed("sort the words alphabetically.", SPEC, 512)
+    made = Embedder.open(write_embedder(tmp_path, tiny), threads=1).embed("sort the words alphabetically.", SPEC, 512)
     np.testing.assert_allclose(made.vector, state(tiny, SORT)[0], atol=1e-2)
 
 
 def test_a_long_text_is_cut_and_the_tokenizers_own_limits_do_not_count(tmp_path: Path) -> None:
-    embedder = Embedder.load(write_embedder(tmp_path), threads=1)  # its file says: cut after 4, pad to 64
+    embedder = Embedder.open(write_embedder(tmp_path), threads=1)  # its file says: cut after 4, pad to 64
     for words, tokens, truncated in ((3, 6, False), (13, 16, False), (14, 16, True), (10_000, 16, True)):
         made = embedder.embed("sort " * words, SPEC, 16)
         assert (made.tokens, made.truncated) == (tokens, truncated)
@@ -68,6 +73,10 @@ def refused(call: Callable[[], object], kind: type[LocalHyperError] = ModelError
     return caught.value.message
 
 
+def embed(folder: Path, text: str = "sort the words alphabetically", max_tokens: int = 512) -> Embedded:
+    return Embedder.open(folder, threads=1).embed(text, SPEC, max_tokens)
+
+
 def test_embedder_folders_that_are_damaged_are_refused(tmp_path: Path) -> None:
     folder = write_embedder(tmp_path / "good")
     model, tokenizer = folder / "onnx" / "model.onnx", folder / "tokenizer.json"
@@ -76,7 +85,7 @@ def test_embedder_folders_that_are_damaged_are_refused(tmp_path: Path) -> None:
     def message(path: Path, data: bytes | None) -> str:
         path.unlink() if data is None else path.write_bytes(data)
         try:
-            return refused(lambda: Embedder.load(folder, threads=1))
+            return refused(lambda: embed(folder))
         finally:
             path.write_bytes(good[path])
 
@@ -87,9 +96,9 @@ def test_embedder_folders_that_are_damaged_are_refused(tmp_path: Path) -> None:
     assert "ONNX" in message(model, good[model][:200])
     assert "cannot be read" in message(tokenizer, None)
     for data in (b"", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"version": "1.0", "model": {"type": "Unheard"}}'):
-        assert "is no tokenizer" in message(tokenizer, data)
+        assert "tokenizer.json` is no tokenizer" in message(tokenizer, data)
     (folder / "second.onnx").write_bytes(good[model])
-    assert "2 .onnx files" in refused(lambda: Embedder.load(folder, threads=1))
+    assert "2 .onnx files" in refused(lambda: embed(folder))
 
 
 def test_an_embedder_whose_weights_lie_elsewhere_is_refused(tmp_path: Path) -> None:
@@ -100,7 +109,7 @@ def test_an_embedder_whose_weights_lie_elsewhere_is_refused(tmp_path: Path) -> N
     (tensor,) = model.graph.initializer
     tensor.ClearField("raw_data")
     path.write_bytes(model.SerializeToString())
-    assert "in other files" in refused(lambda: Embedder.load(folder, threads=1))
+    assert "in other files" in refused(lambda: embed(folder))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ def test_an_embedder_whose_weights_lie_elsewhere_is_refused(tmp_path: Path) -> N
     ],
 )
 def test_graphs_of_other_models_are_refused(tmp_path: Path, tiny: TinyEmbedder, wanted: str) -> None:
-    assert wanted in refused(lambda: Embedder.load(write_embedder(tmp_path, tiny), threads=1))
+    assert wanted in refused(lambda: embed(write_embedder(tmp_path, tiny)))
 
 
 @pytest.mark.parametrize(
@@ -123,8 +132,81 @@ def test_graphs_of_other_models_are_refused(tmp_path: Path, tiny: TinyEmbedder, 
     ],
 )
 def test_vectors_that_no_hypernetwork_can_read_are_refused(tmp_path: Path, tiny: TinyEmbedder, wanted: str) -> None:
-    embedder = Embedder.load(write_embedder(tmp_path, tiny), threads=1)
-    assert wanted in refused(lambda: embedder.embed("sort the words alphabetically", SPEC, 512))
+    assert wanted in refused(lambda: embed(write_embedder(tmp_path, tiny)))
+
+
+def test_a_text_that_needs_more_memory_than_there_is_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_embedder(tmp_path)
+    monkeypatch.setattr(text_embedding, "available_memory", lambda: 100_000_000)
+    assert embed(folder, "sort " * 700, 512).tokens == 512  # 16 heads: 42 MB
+    message = refused(lambda: embed(folder, "sort " * 10_000, 8192))
+    assert "needs about 10.7 GB of memory for 8,192 tokens, 0.1 GB are left" in message
+    for text, enough in (('{"num_attention_heads": 2}', False), ('{"num_attention_heads": 2.5}', True), ("[", True)):
+        (folder / "config.json").write_text(text)
+        monkeypatch.setattr(text_embedding, "available_memory", lambda: 4 * 2 * 2.5 * 1000**2)
+        if enough:
+            assert "GB" in refused(lambda: embed(folder, "sort " * 2000, 1000))
+        else:
+            assert embed(folder, "sort " * 2000, 900).tokens == 900
+
+
+def test_a_stop_ends_the_model_and_its_tokenizer(tmp_path: Path) -> None:
+    folder, cancel = write_embedder(tmp_path), CancelToken()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        tokenize(folder / "tokenizer.json", "sort", 16, cancel)
+    with pytest.raises(Cancelled):
+        Embedder.open(folder, threads=1).embed("sort", SPEC, 16, cancel)
+
+
+def test_an_error_of_onnxruntime_is_one_line_and_nothing_is_printed(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_embedder(tmp_path)
+    path = folder / "tokenizer.json"
+    path.write_text(path.read_text().replace('"sort":3', '"sort":99999'))
+    assert "cannot be run" in refused(lambda: embed(folder))
+    assert capfd.readouterr() == ("", "")
+
+
+def endless(path: Path) -> Path:
+    """A model that counts for years."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["on"]), helper.make_node("Add", ["sum", "one"], ["next"])],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1]),
+        ],
+        [
+            helper.make_tensor_value_info("on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("next", TensorProto.FLOAT, [1]),
+        ],
+    )
+    one = numpy_helper.from_array(np.ones(1, np.float32), "one")
+    turns = numpy_helper.from_array(np.array(1 << 40, np.int64), "turns")
+    graph = helper.make_graph(
+        [helper.make_node("Loop", ["turns", "", "start"], ["sum_out"], body=body)],
+        "endless",
+        [helper.make_tensor_value_info("start", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("sum_out", TensorProto.FLOAT, [1])],
+        [one, turns],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_a_stop_is_heard_while_a_model_runs(tmp_path: Path) -> None:
+    session, cancel = open_session(endless(tmp_path / "m.onnx"), "model", ModelError, threads=1), CancelToken()
+    timer = threading.Timer(0.2, cancel.cancel)
+    timer.start()
+    with pytest.raises(Cancelled):
+        run_until_cancelled(session, ["sum_out"], {"start": np.zeros(1, np.float32)}, cancel)
+    timer.join()
 
 
 @pytest.mark.parametrize("row", [False, True])
