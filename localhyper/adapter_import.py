@@ -116,7 +116,7 @@ def _import_gguf(path: Path, library: Library, registry: Registry, options: Impo
     check_adapter(path, base.info)
     key = _key([digest], base.info)
     info = _describe(library, base, key, options.name, path, metadata)
-    info = replace(info, kind=metadata.source_kind or "gguf", rank=_largest_rank(header), size_bytes=size)
+    info = replace(info, kind=metadata.source_kind[:20] or "gguf", rank=_largest_rank(header), size_bytes=size)
     _copy(path, info.path, digest)
     return Imported(library.add(info), reused=False)
 
@@ -137,7 +137,7 @@ def _import_peft(path: Path, library: Library, registry: Registry, options: Impo
         )
     weights = even_ranks(_fitted(adapter, base.info, config.parent))
     info = _describe(library, base, key, options.name, config.parent.absolute(), metadata)
-    info = replace(info, kind=metadata.source_kind or "peft", rank=weights.rank)
+    info = replace(info, kind=metadata.source_kind[:20] or "peft", rank=weights.rank)
     written = replace(
         metadata,
         name=info.name,
