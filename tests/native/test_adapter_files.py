@@ -17,7 +17,7 @@ from localhyper.gguf_adapter import AdapterMetadata, read_adapter, write_adapter
 from localhyper.gguf_writer import DTYPES, Dtype
 from localhyper.llama_engine import LlamaEngine
 from localhyper.lora import LoraTarget, LoraWeights
-from tests.tiny_gguf import FloatArray, TinySpec, lora_deltas, reference_forward, tiny_lora
+from tests.tiny_gguf import FloatArray, TinySpec, lora_deltas, reference_forward, tiny_lora, tiny_weights
 
 pytestmark = pytest.mark.native
 EXACT = EngineConfig(n_ctx=512, threads=1, threads_batch=1, flash_attention=False, kv_type="f32")
@@ -120,3 +120,56 @@ def test_an_activated_adapter_does_not_reach_llama_cpp(engine: LlamaEngine, tmp_
     writer.close()
     with pytest.raises(AdapterError, match="activated LoRA"):
         engine.set_adapters([AdapterUse(path)])
+
+
+def test_a_foreign_adapter_of_the_output_head_acts_where_the_base_has_one(
+    tiny_model_path: Path, tmp_path: Path
+) -> None:
+    """Logits = X Wᵀ, so X is known from the plain ones, and the adapter must add X (b a)ᵀ."""
+    spec = TinySpec()
+    head = np.random.default_rng(3).normal(0, 0.1, tiny_weights(spec)["token_embd.weight"].shape).astype(np.float32)
+    base = with_output(tiny_model_path, tmp_path / "untied.gguf", head)
+    random = np.random.default_rng(4)
+    a, b = (
+        random.normal(size=(4, spec.hidden)).astype(np.float32),
+        random.normal(size=(len(head), 4)).astype(np.float32),
+    )
+    path = tmp_path / "x.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    writer.add_tensor("output.weight.lora_a", a)
+    writer.add_tensor("output.weight.lora_b", b)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with LlamaEngine.load(base, EXACT) as engine:
+        plain = logits(engine)
+        got = logits(engine, AdapterUse(path))
+    inputs = np.linalg.lstsq(head.astype(np.float64), plain.T.astype(np.float64), rcond=None)[0].T
+    assert np.abs(got - plain - inputs @ (b @ a).T).max() < 1e-2
+    assert np.abs(got - plain).max() > 1.0
+    with pytest.raises(AdapterError, match=r"changes `output\.weight`, which is no matrix of a block"):
+        read_adapter(path)
+
+
+def with_output(source: Path, target: Path, head: FloatArray) -> Path:
+    """A model with an output head of its own."""
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(target, "llama")
+    for name, field in reader.fields.items():
+        if name.startswith(("GGUF.", "general.architecture")):
+            continue
+        kind = field.types[0]
+        sub = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, field.contents(), kind, sub_type=sub)
+    for tensor in reader.tensors:
+        writer.add_tensor(tensor.name, np.array(tensor.data))
+    writer.add_tensor("output.weight", head)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,13 +58,13 @@ def place(tmp_path: Path, paths: Paths) -> Place:
     return Place(tmp_path, paths)
 
 
-def foreign(path: Path, alpha: float = 8.0, rank: int = 4, **texts: str) -> Path:
+def foreign(path: Path, alpha: float = 8.0, rank: int = 4, texts: Mapping[str, str] | None = None) -> Path:
     """A GGUF adapter as llama.cpp's converter writes one."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", alpha)
-    for key, text in texts.items():
+    for key, text in (texts or {}).items():
         writer.add_string(key, text)
     random = np.random.default_rng(0)
     writer.add_tensor("blk.0.ffn_down.weight.lora_a", random.normal(size=(rank, 96)).astype(np.float32))
@@ -150,7 +151,7 @@ def test_a_peft_folder_becomes_an_adapter_of_the_base_it_names(place: Place, tmp
 
 
 def test_a_converted_file_names_its_base_too(place: Place, tmp_path: Path) -> None:
-    path = foreign(tmp_path / "a.gguf", **{"general.base_model.0.repo_url": "https://hub.example/someone/other"})
+    path = foreign(tmp_path / "a.gguf", texts={"general.base_model.0.repo_url": "https://hub.example/someone/other"})
     assert place.take(path).adapter.base_fingerprint == read_base_info(place.other).fingerprint
 
 
@@ -161,7 +162,7 @@ def test_rows_of_queries_and_keys_are_put_in_the_order_of_the_base(
     spec = TinySpec(architecture)
     base = write_tiny_gguf(tmp_path / "base.gguf", spec)
     library = Library(Database(paths.create().library_db), paths.adapters_dir)
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for part, rows in (("q_proj", spec.hidden), ("k_proj", spec.heads_kv * spec.head_width)):
         tensors |= pair(4, spec.hidden, rows, f"{PREFIX}.1.self_attn.{part}")
     folder = write_peft(tmp_path / "x", tensors, target_modules=["q_proj", "k_proj"], lora_alpha=4)
@@ -177,7 +178,8 @@ def test_exporting_an_import_gives_equal_tensors(place: Place, tmp_path: Path) -
     """Alpha is the rank on both sides, so that not even a factor is between them."""
     from safetensors.numpy import load_file
 
-    tensors, shapes = {}, {t: (w.shape[2], v.shape[1]) for t, (w, v) in arrays().items()}
+    tensors: dict[str, np.ndarray] = {}
+    shapes = {t: (w.shape[2], v.shape[1]) for t, (w, v) in arrays().items()}
     for seed, (module, (d_in, d_out)) in enumerate(shapes.items()):
         for block in range(SPEC.blocks):
             name = f"{PREFIX}.{block}.{MODULES[module]}"
