@@ -157,7 +157,7 @@ def _describe(
 ) -> AdapterInfo:
     """The row, as far as both formats give it; kind, rank and size are the caller's."""
     _check_numbers(metadata, source)
-    name = _name(library, wanted, metadata.name or source.stem)
+    name = _name(library, wanted, metadata.name or (source.name if source.is_dir() else source.stem))
     merged = ("merged from several adapters",) if metadata.merged_from else ()
     return AdapterInfo(
         name=name,

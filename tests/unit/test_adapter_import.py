@@ -227,6 +227,7 @@ def test_names_are_free_or_refused(place: Place, tmp_path: Path) -> None:
     with pytest.raises(LibraryError, match="cannot be an adapter's name"):
         place.take(folder, name="../mine")
     assert place.take(folder).adapter.name == "a"
+    assert place.take(write_peft(tmp_path / "tune-v1.2", lora_alpha=1)).adapter.name == "tune-v1.2"
     assert place.take(foreign(tmp_path / "A.gguf", alpha=1)).adapter.name == "A-2"
 
 
