@@ -116,7 +116,7 @@ def _import_gguf(path: Path, library: Library, registry: Registry, options: Impo
     check_adapter(path, base.info)
     key = _key([digest], base.info)
     info = _describe(library, base, key, options.name, path, metadata)
-    info = replace(info, kind=metadata.source_kind or "gguf", rank=_largest_rank(header), size_bytes=size)
+    info = replace(info, kind=metadata.source_kind[:20] or "gguf", rank=_largest_rank(header), size_bytes=size)
     _copy(path, info.path, digest)
     return Imported(library.add(info), reused=False)
 
@@ -137,7 +137,7 @@ def _import_peft(path: Path, library: Library, registry: Registry, options: Impo
         )
     weights = even_ranks(_fitted(adapter, base.info, config.parent))
     info = _describe(library, base, key, options.name, config.parent.absolute(), metadata)
-    info = replace(info, kind=metadata.source_kind or "peft", rank=weights.rank)
+    info = replace(info, kind=metadata.source_kind[:20] or "peft", rank=weights.rank)
     written = replace(
         metadata,
         name=info.name,
@@ -157,7 +157,7 @@ def _describe(
 ) -> AdapterInfo:
     """The row, as far as both formats give it; kind, rank and size are the caller's."""
     _check_numbers(metadata, source)
-    name = _name(library, wanted, metadata.name or source.stem)
+    name = _name(library, wanted, metadata.name or (source.name if source.is_dir() else source.stem))
     merged = ("merged from several adapters",) if metadata.merged_from else ()
     return AdapterInfo(
         name=name,

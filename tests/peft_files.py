@@ -45,3 +45,19 @@ def write_peft(
     found = pair() if tensors is None else dict(tensors)
     (folder / "adapter_model.safetensors").write_bytes(save(found, {"format": "pt"}))
     return folder
+
+
+def raw_file(rows: Mapping[str, Any], data: bytes) -> bytes:
+    """A safetensors file with this header, right or wrong, and these bytes."""
+    header = json.dumps(rows).encode()
+    return len(header).to_bytes(8, "little") + header + data
+
+
+def bfloat16_file(tensors: Mapping[str, np.ndarray]) -> bytes:
+    """A safetensors file of bfloat16: the upper halves of these float32 values."""
+    rows, data = {}, b""
+    for name, array in tensors.items():
+        raw = (array.view(np.uint32) >> 16).astype("<u2").tobytes()
+        rows[name] = {"dtype": "BF16", "shape": list(array.shape), "data_offsets": [len(data), len(data) + len(raw)]}
+        data += raw
+    return raw_file(rows, data)

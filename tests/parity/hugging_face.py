@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from tests.tiny_gguf import TinySpec, tiny_weights
+
 FloatArray = NDArray[np.float32]
 
 COMMON = {
@@ -74,3 +76,30 @@ def _halves_of_pairs(rows: int, width: int) -> NDArray[np.int64]:
     places = np.arange(rows)
     head, inner = places // width * width, places % width
     return head + 2 * (inner % (width // 2)) + inner // (width // 2)
+
+
+def tiny_hugging_face(spec: TinySpec) -> Any:
+    """The model of `write_tiny_gguf`."""
+    weights = tiny_weights(spec)
+    extra = {"query_pre_attn_scalar": spec.head_width} if spec.architecture == "gemma2" else {}
+    return hugging_face_model(
+        spec.architecture,
+        weights,
+        vocab_size=len(weights["token_embd.weight"]),
+        hidden_size=spec.hidden,
+        intermediate_size=spec.ffn,
+        num_hidden_layers=spec.blocks,
+        num_attention_heads=spec.heads,
+        num_key_value_heads=spec.heads_kv,
+        head_dim=spec.head_width,
+        rms_norm_eps=1e-5,
+        rope_parameters={"rope_type": "default", "rope_theta": spec.rope_base},
+        **extra,
+    )
+
+
+def logits(model: Any, ids: NDArray[np.int32]) -> FloatArray:
+    """float32 [tokens, vocabulary]."""
+    with torch.no_grad():
+        found: FloatArray = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].float().numpy()
+    return found

@@ -26,8 +26,8 @@ from localhyper.lora import LoraTarget, LoraWeights  # noqa: E402
 from localhyper.paths import Paths  # noqa: E402
 from localhyper.peft_folder import MODULES  # noqa: E402
 from localhyper.registry import load_registry  # noqa: E402
-from tests.parity.hugging_face import FloatArray, hugging_face_model  # noqa: E402
-from tests.tiny_gguf import TinySpec, lora_deltas, reference_forward, tiny_lora, tiny_weights, write_tiny_gguf  # noqa: E402
+from tests.parity.hugging_face import FloatArray, hugging_face_model, logits, tiny_hugging_face  # noqa: E402
+from tests.tiny_gguf import TinySpec, lora_deltas, reference_forward, tiny_lora, write_tiny_gguf  # noqa: E402
 
 pytestmark = [
     pytest.mark.parity,
@@ -49,12 +49,6 @@ def exported(folder: Path, base: Path, weights: LoraWeights, paths: Paths) -> tu
         1, 1, path.stat().st_size, "2026-01-01T00:00:00+00:00",
     )  # fmt: skip
     return path, export_peft(row, load_registry(paths), folder / "out").folder
-
-
-def logits(model: Any, ids: np.ndarray) -> FloatArray:
-    with torch.no_grad():
-        found: FloatArray = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].float().numpy()
-    return found
 
 
 def rounded(weights: LoraWeights) -> LoraWeights:
@@ -85,25 +79,6 @@ def test_peft_gives_the_logits_of_the_numpy_forward(
     got = logits(peft.PeftModel.from_pretrained(model, folder), IDS)
     assert np.abs(wanted - plain).max() > 0.3, "the adapter must matter for this test to mean anything"
     assert np.abs(got - wanted).max() < 1e-4
-
-
-def tiny_hugging_face(spec: TinySpec) -> Any:
-    weights = tiny_weights(spec)
-    extra = {"query_pre_attn_scalar": spec.head_width} if spec.architecture == "gemma2" else {}
-    return hugging_face_model(
-        spec.architecture,
-        weights,
-        vocab_size=len(weights["token_embd.weight"]),
-        hidden_size=spec.hidden,
-        intermediate_size=spec.ffn,
-        num_hidden_layers=spec.blocks,
-        num_attention_heads=spec.heads,
-        num_key_value_heads=spec.heads_kv,
-        head_dim=spec.head_width,
-        rms_norm_eps=1e-5,
-        rope_parameters={"rope_type": "default", "rope_theta": spec.rope_base},
-        **extra,
-    )
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,12 @@ from localhyper.library import AdapterInfo, Passage
 from localhyper.tui.export_dialog import ExportDialog
 from localhyper.tui.facts import facts_text
 from localhyper.tui.library_screen import LibraryScreen
+from localhyper.tui.quotes_dialog import QuotesDialog
 from localhyper.tui.store import Store
 from localhyper.tui.text_dialog import TextDialog
 from tests.tiny_gguf import tiny_lora, write_tiny_gguf
 from tests.tui.fake_engine import INFO
-from tests.tui.flows import Bench, ready, until
+from tests.tui.flows import Bench, answered, ask, ready, until
 
 WIDE = (120, 40)
 
@@ -278,8 +279,20 @@ async def test_an_adapter_is_imported_by_its_path_and_has_no_text(tmp_path: Path
         await until(pilot, lambda: bench.copied)
         assert "hypernetwork" not in bench.copied[0]
         assert "tiny-llama" in bench.copied[0]
-        assert bench.store.has_text(["notes"])
-        assert not bench.store.has_text(["friend"])
+
+
+async def test_quotes_say_that_an_imported_adapter_has_no_text() -> None:
+    bench = Bench(source=None)
+    put(bench.store, "friend", (), tokens=0, chunks=0, kind="peft")
+    async with bench.app.run_test(size=WIDE) as pilot:
+        await open_library(pilot, bench)
+        await pilot.press("space", "escape")
+        await until(pilot, lambda: [adapter.name for adapter in bench.app.chat.attached()] == ["friend"])
+        await ask(pilot, "what is it")
+        await answered(pilot, bench, 1)
+        await pilot.press("f8")
+        await until(pilot, lambda: isinstance(bench.app.screen, QuotesDialog))
+        await until(pilot, lambda: "No text is stored" in str(bench.app.screen.query_one("#text", Static).content))
 
 
 async def test_a_strange_adapter_is_one_line_in_the_dialog(tmp_path: Path) -> None:

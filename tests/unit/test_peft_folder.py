@@ -160,3 +160,27 @@ def test_a_full_disk_keeps_the_old_folder(tmp_path: Path, monkeypatch: pytest.Mo
     after = load_file(folder / TENSORS)
     assert all(np.array_equal(before[name], after[name]) for name in before)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_names_and_fields_are_those_that_vllm_reads(tmp_path: Path) -> None:
+    """VLLM itself is not run here: these are the rules of its `lora/peft_helper.py` and `parse_fine_tuned_lora_name`.
+
+    A name is `base_model.model.`, the module, `.lora_A.weight` or `.lora_B.weight`; the module's last part is one of
+    the model's own linear layers; the factor is lora_alpha / r; bias, DoRA and modules_to_save are refused there.
+    """
+    names = written(tmp_path / "x", tiny_lora(modules=tuple(MODULES)))
+    layers = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    halves: dict[str, set[str]] = {}
+    for name, array in names.items():
+        parts = name.split(".")
+        assert parts[:2] == ["base_model", "model"]
+        assert parts[-1] == "weight"
+        assert parts[-3] in layers
+        halves.setdefault(".".join(parts[2:-2]), set()).add(parts[-2])
+        assert array.shape[0 if parts[-2] == "lora_A" else 1] == 3
+    assert set(map(frozenset, halves.values())) == {frozenset({"lora_A", "lora_B"})}
+    config = json.loads((tmp_path / "x" / CONFIG).read_text(encoding="utf-8"))
+    assert {"r", "lora_alpha", "target_modules"} <= config.keys()
+    assert config["lora_alpha"] / config["r"] == 1
+    assert (config["bias"], config["use_dora"], config["use_rslora"]) == ("none", False, False)
+    assert config["modules_to_save"] is None
