@@ -13,7 +13,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -135,9 +135,10 @@ def attach_document(
         return found
     run = _Attach(document, engine, hypernetwork, options, progress, cancel or CancelToken())
     chunks = run.split()
-    resumed = run.generate(chunks)
+    read = run.leave_out(chunks)
+    resumed = run.generate(read)
     result = run.merge()
-    adapter = run.store(library, chunks, result)
+    adapter = run.store(library, read, result, _passages(chunks))
     run.clean()
     return AttachResult(adapter, reused=False, resumed_chunks=resumed, timings=run.timings)
 
@@ -174,6 +175,14 @@ class _Attach:
             raise SourceError(f"`{self._document.title}` has no text to attach", "choose a document with text")
         self._report("chunk", len(chunks), len(chunks))
         return chunks
+
+    def leave_out(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        """The chunks to read: of a task's description the first, because tasks of its parts don't add up to it."""
+        if self._hypernetwork.info.kind != "task" or len(chunks) == 1:
+            return chunks
+        note = f"only the first {len(chunks[0].token_ids):,} tokens of the description were read"
+        self._document = replace(self._document, notes=(*self._document.notes, note))
+        return chunks[:1]
 
     def generate(self, chunks: Sequence[Chunk]) -> int:
         """Sum all chunks' adapters; how many of them an earlier run had done."""
@@ -263,8 +272,10 @@ class _Attach:
         self._report("merge", 1, 1)
         return result
 
-    def store(self, library: Library, chunks: Sequence[Chunk], result: Recompressed) -> AdapterInfo:
-        """Write the file, then the row."""
+    def store(
+        self, library: Library, chunks: Sequence[Chunk], result: Recompressed, passages: Iterator[Passage]
+    ) -> AdapterInfo:
+        """Write the file, then the row; `chunks` are those that were read."""
         self._report("write", 0, 1)
         document, base, bundle = self._document, self._engine.info, self._hypernetwork.info
         with self._timed("write"):
@@ -276,7 +287,7 @@ class _Attach:
                 tokens=sum(len(chunk.token_ids) for chunk in chunks),
                 chunks=len(chunks),
             )
-            stored = store_adapter(library, info, result.weights, base, self._options.dtype, _passages(chunks))
+            stored = store_adapter(library, info, result.weights, base, self._options.dtype, passages)
         self._report("write", 1, 1)
         return stored
 

@@ -220,6 +220,11 @@ def test_a_task_hypernetwork_that_reads_activations_takes_the_same_command(shell
     assert (row["kind"], row["title"], row["hypernet_name"], row["chunks"]) == ("task", TASK, "tiny-reader", 1)
     (again,) = json.loads(shell.run("attach", "--task", TASK, *models, "--json").stdout)
     assert again["reused"] and again["id"] == row["id"]
+    long = "Sort the words. " * 60
+    (cut,) = json.loads(shell.run("attach", "--task", long, "--name", "long", *models, "--json").stdout)
+    assert cut["chunks"] == 1 and 0 < cut["tokens"] <= 128, "parts of a description are no tasks to be added up"
+    assert cut["notes"] == [f"only the first {cut['tokens']} tokens of the description were read"]
+    assert shell.run("adapters", "show", "long", "--text").stdout.strip() == long.strip()
     (tmp_path / "v.json").write_text("[1, 2]")
     done = shell.run("attach", "--task", TASK, *models, "--embedding", tmp_path / "v.json")
     assert done.returncode == 5 and "reads activations, not a vector" in done.stderr
