@@ -25,7 +25,7 @@ IDS = [2, 4, 5, 6, 7, 8, 9, 10, 12, 1, 11, 3]  # as BERT's word pieces are cut, 
 HIDDEN = 32
 
 
-class _States(torch.nn.Module):
+class _States(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch is what importorskip gives
     """Takes the inputs by position, which the exporter names."""
 
     def __init__(self, model: Any) -> None:
