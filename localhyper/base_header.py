@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,8 @@ from localhyper.errors import ModelError
 from localhyper.gguf_header import GgufHeader, HeaderError, Value, read_header, shown
 
 SUPPORTED_ARCHITECTURES = ("gemma2", "llama", "qwen3")
+TOKENIZERS = ("gpt2", "llama")
+ROPE_SCALINGS = ("none", "linear", "yarn", "longrope")  # others are an assert in llama.cpp
 _PULL_HINT = "fetch the file again, `localhyper models check` compares checksums"
 
 
@@ -92,11 +95,43 @@ def _read_cached(path: Path, mtime_ns: int, size: int) -> BaseHeader:
         )
     numbers = _Numbers(header, architecture)
     numbers.check_floats()
+    _check_kind(header, architecture)
+    _check_tokenizer(header)
     key_length, value_length = _head_widths(numbers)
     info = _info(header, numbers)
     shapes = {entry.name: entry.shape for entry in header.tensors}
     _check_shapes(info, shapes, key_length, value_length)
     return BaseHeader(info, shapes, key_length, value_length, header.text("tokenizer.chat_template"), _control(header))
+
+
+def _check_kind(header: GgufHeader, architecture: str) -> None:
+    """Variants of an architecture that llama.cpp asserts on, or that no tap was held to."""
+    scaling = header.metadata.get(f"{architecture}.rope.scaling.type", "none")
+    if scaling not in ROPE_SCALINGS:
+        raise HeaderError(
+            f"`{architecture}.rope.scaling.type` is {shown(repr(scaling), 40)}, wanted {', '.join(ROPE_SCALINGS)}"
+        )
+    for name in ("expert_count", "expert_used_count", "nextn_predict_layers"):
+        if header.metadata.get(f"{architecture}.{name}", 0) != 0:
+            raise HeaderError(
+                f"`{architecture}.{name}` is not 0: mixtures of experts and predicting heads are not supported"
+            )
+    if header.metadata.get("split.count", 1) not in (0, 1):
+        raise HeaderError("it is one part of a model in several files; join them with llama-gguf-split --merge")
+
+
+def _check_tokenizer(header: GgufHeader) -> None:
+    """What llama.cpp asserts of a vocabulary: distinct tokens (it names empty ones itself), bytes for SentencePiece."""
+    kind = header.text("tokenizer.ggml.model")
+    if kind not in TOKENIZERS:
+        raise HeaderError(f"its tokenizer is `{shown(kind, 40)}`, wanted one of {', '.join(TOKENIZERS)}")
+    tokens = header.strings("tokenizer.ggml.tokens")
+    names = [token or f"[EMPTY_{index}]" for index, token in enumerate(tokens)]
+    if len(set(names)) != len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise HeaderError(f"its tokenizer has the token `{shown(twice, 40)}` twice")
+    if kind == "llama" and not {f"<0x{byte:02X}>" for byte in range(256)} <= set(names):
+        raise HeaderError("its tokenizer is of kind `llama` and lacks some of the byte tokens `<0x00>` to `<0xFF>`")
 
 
 class _Numbers:

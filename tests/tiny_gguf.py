@@ -123,7 +123,7 @@ def write_tiny_gguf(path: Path, spec: TinySpec | None = None) -> Path:
         writer.add_sliding_window(4096)
     _add_tokenizer(writer, spec)
     for key, value in spec.metadata.items():
-        writer.add_string(key, value)
+        writer.add_string(key, value) if isinstance(value, str) else writer.add_uint32(key, value)
     for name, array in tiny_weights(spec).items():
         writer.add_tensor(name, array)
     writer.write_header_to_file()

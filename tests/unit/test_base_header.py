@@ -109,6 +109,47 @@ def test_numbers_that_native_code_would_abort_on_are_refused(tmp_path: Path, key
         read_base_info(patched(tmp_path / "m.gguf", key, value))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("llama.rope.scaling.type", "llama3", "wanted none, linear"),
+        ("llama.expert_count", 8, "experts"),
+        ("llama.expert_used_count", 2, "experts"),
+        ("llama.nextn_predict_layers", 9, "predicting heads"),
+        ("split.count", 2, "several files"),
+    ],
+)
+def test_variants_that_native_code_would_abort_on_are_refused(
+    tmp_path: Path, key: str, value: str | int, words: str
+) -> None:
+    with pytest.raises(ModelError, match=words):
+        read_base_info(write_tiny_gguf(tmp_path / "m.gguf", TinySpec(metadata={key: value})))
+
+
+@pytest.mark.parametrize(("old", "new"), [("b", "a"), ("b", ""), ("c", "[EMPTY_99]")])
+def test_vocabularies_that_native_code_would_abort_on_are_refused(
+    tmp_path: Path, old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = tiny_tokens()
+    tokens[99] = ""
+    twice = [new if token == old else token for token in tokens] if new else [*tokens[:-1], "[EMPTY_99]"]
+    monkeypatch.setattr("tests.tiny_gguf.tiny_tokens", lambda: twice)
+    with pytest.raises(ModelError, match="twice"):
+        read_base_info(write_tiny_gguf(tmp_path / "m.gguf", TinySpec()))
+
+
+@pytest.mark.parametrize(("kind", "words"), [("rwkv", "wanted one of gpt2, llama"), ("llama", "byte tokens")])
+def test_tokenizers_that_cannot_be_used_are_refused(
+    tmp_path: Path, kind: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import gguf
+
+    add = gguf.GGUFWriter.add_tokenizer_model
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tokenizer_model", lambda writer, _kind: add(writer, kind))
+    with pytest.raises(ModelError, match=words):
+        read_base_info(write_tiny_gguf(tmp_path / "m.gguf", TinySpec()))
+
+
 def test_the_patch_itself_does_no_harm(tmp_path: Path) -> None:
     assert read_base_info(patched(tmp_path / "m.gguf", "llama.context_length", 2048)).context_length == 2048
 
