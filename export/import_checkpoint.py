@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import math
 import re
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 
 from localhyper.base_header import BaseHeader, read_base_header
 from localhyper.bundle import MAX_CHUNK_TOKENS
+from localhyper.checksums import file_sha256
 from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError
 from localhyper.export.checkpoint_file import Checkpoint, open_checkpoint
 from localhyper.export.command_line import refuse
@@ -105,13 +105,12 @@ def find_base(registry: Registry, given: str, base_name: str) -> BaseHeader:
     )
 
 
-def import_document(file: Path, options: argparse.Namespace) -> Path:
+def import_document(file: Path, options: argparse.Namespace, registry: Registry) -> Path:
     """Read a Doc-to-LoRA checkpoint, write its bundle, and return the bundle's path.
 
     Raises:
         LocalHyperError: The checkpoint, the base model or an option is wrong; nothing is written.
     """
-    registry = load_registry(get_paths().create())
     name = options.name or name_of(file)
     target: Path = options.output or registry.paths.hypernetworks_dir / f"{name}.onnx"
     check_target(target, options.force)
@@ -191,11 +190,9 @@ def check_memory(checkpoint: Checkpoint) -> None:
 
 def _card(run: PublishedRun, base: BaseHeader, file: Path, dtype: str) -> dict[str, Any]:
     """What a reader of the bundle must know: where it comes from and what it was made for."""
-    with file.open("rb") as data:
-        digest = hashlib.file_digest(data, "sha256").hexdigest()
     return {
         "note": "imported from a Doc-to-LoRA checkpoint",
-        "source": {"file": _short_path(file), "sha256": digest},
+        "source": {"file": _short_path(file), "sha256": file_sha256(file)},
         "base_model_name_or_path": run.base_name,
         "base_file": base.info.path.name,
         "context_encoder": run.encoder,
@@ -237,14 +234,16 @@ def parse(argv: list[str] | None) -> tuple[argparse.ArgumentParser, argparse.Nam
 def _import(options: argparse.Namespace) -> Path:
     from localhyper.export.import_task import import_task  # built on this file
 
-    registry = load_registry(get_paths())
+    registry = load_registry(get_paths().create())
     path = locate_run(options.path, registry)
     if path != options.path:  # a name from models.toml: the bundle's name and licence are its own, where none is given
         options.name = options.name or bundle_name(str(options.path))
         options.licence = options.licence or registry.folders[str(options.path)].licence
     options.licence = options.licence or "unknown"
     weights = find_run(path)
-    return import_task(weights, options) if weights else import_document(find_checkpoint(path), options)
+    if weights:
+        return import_task(weights, options, registry)
+    return import_document(find_checkpoint(path), options, registry)
 
 
 def main(argv: list[str] | None = None) -> int:

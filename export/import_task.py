@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from pathlib import Path
 from typing import Any
 
 from localhyper.base_header import BaseHeader
+from localhyper.checksums import file_sha256
 from localhyper.errors import ConfigError, HypernetworkError
 from localhyper.export.checkpoint_file import open_checkpoint
 from localhyper.export.import_checkpoint import bundle_name, check_memory, check_target, find_base, say
@@ -15,11 +15,10 @@ from localhyper.export.published_bundle import choose_dtype
 from localhyper.export.published_task import TaskRun, load_task_network, read_config, read_task_run
 from localhyper.export.task_bundle import TaskGraph, describe_task, write_task
 from localhyper.export.text_to_lora import TextToLora
-from localhyper.paths import get_paths
-from localhyper.registry import load_registry
+from localhyper.registry import Registry
 
 
-def import_task(weights: Path, options: argparse.Namespace) -> Path:
+def import_task(weights: Path, options: argparse.Namespace, registry: Registry) -> Path:
     """Read a Text-to-LoRA run, write its bundle, and return the bundle's path.
 
     Raises:
@@ -27,7 +26,6 @@ def import_task(weights: Path, options: argparse.Namespace) -> Path:
     """
     if options.chunk_tokens:
         raise ConfigError("--chunk-tokens is for documents: a task's description is read whole", "leave it out")
-    registry = load_registry(get_paths().create())
     run = read_task_run(weights)
     name = options.name or bundle_name(run.name)
     target: Path = options.output or registry.paths.hypernetworks_dir / f"{name}.onnx"
@@ -54,11 +52,9 @@ def import_task(weights: Path, options: argparse.Namespace) -> Path:
 def _card(run: TaskRun, base: BaseHeader, net: TextToLora, dtype: str) -> dict[str, Any]:
     """What a reader of the bundle must know: where it comes from and what it was made for."""
     settings = run.settings
-    with run.weights.open("rb") as data:
-        digest = hashlib.file_digest(data, "sha256").hexdigest()
     return {
         "note": "imported from a Text-to-LoRA checkpoint",
-        "source": {"file": f"{run.name}/{run.weights.name}", "sha256": digest},
+        "source": {"file": f"{run.name}/{run.weights.name}", "sha256": file_sha256(run.weights)},
         "base_model_name_or_path": settings.base_name,
         "base_file": base.info.path.name,
         "emb_model": settings.embedding_model,

@@ -118,6 +118,17 @@ def halve_initializers(model: onnx.ModelProto) -> None:
     model.graph.node.extend(casts + nodes)
 
 
+def describe_base(base: BaseModelInfo) -> dict[str, object]:
+    """What a bundle's description says of its base model."""
+    return {
+        "architecture": base.architecture,
+        "block_count": base.block_count,
+        "hidden_size": base.hidden_size,
+        "ffn_size": base.ffn_size,
+        "fingerprint": base.fingerprint,
+    }
+
+
 def describe(
     hypernetwork: AssociationHypernetwork, base: BaseModelInfo, name: str, prefix: str, card: dict[str, Any]
 ) -> dict[str, Any]:
@@ -127,13 +138,7 @@ def describe(
         "format": BUNDLE_FORMAT,
         "name": name,
         "kind": "document",
-        "base": {
-            "architecture": base.architecture,
-            "block_count": base.block_count,
-            "hidden_size": base.hidden_size,
-            "ffn_size": base.ffn_size,
-            "fingerprint": base.fingerprint,
-        },
+        "base": describe_base(base),
         "taps": list(c.taps),
         "ffn_blocks": list(c.blocks),
         "targets": {TARGET: list(c.blocks)},

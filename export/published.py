@@ -21,17 +21,10 @@ from localhyper.export.checkpoint_pickle import Record, TensorView
 from localhyper.export.perceiver import DocToLora, PerceiverConfig
 from localhyper.gguf_adapter import permute_for_base
 from localhyper.gguf_header import shown
+from localhyper.peft_folder import MODULES
 
 # Hugging Face's names of the modules that the recipe may adapt, and GGUF's.
-TARGETS = {
-    "q_proj": "attn_q",
-    "k_proj": "attn_k",
-    "v_proj": "attn_v",
-    "o_proj": "attn_output",
-    "gate_proj": "ffn_gate",
-    "up_proj": "ffn_up",
-    "down_proj": "ffn_down",
-}
+TARGETS = {name.rpartition(".")[2]: target for target, name in MODULES.items()}
 PER_LAYER, EARLY_EXIT, EMBED_ONLY = "per_layer_activations", "early_exit", "embed_only"
 HINT = "localhyper reads checkpoints of the published Doc-to-LoRA recipe; this one is of another, or damaged"
 MAX_NAMED = 5  # tensors named in one line
@@ -257,32 +250,55 @@ def load_network(checkpoint: Checkpoint, run: PublishedRun, base: BaseHeader) ->
             net = DocToLora(run.config)
     except ConfigError as error:
         raise HypernetworkError(f"checkpoint `{checkpoint.path}`: {error.message}", HINT) from error
-    _check_names(checkpoint, {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()})
+    check_tensors(checkpoint, {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}, HINT)
+    net.load_state_dict(read_tensors(checkpoint, HINT), strict=True, assign=True)
+    _permute(net, base)
+    return net.eval()
+
+
+def read_tensors(checkpoint: Checkpoint, hint: str) -> dict[str, Tensor]:
+    """All tensors, float32 on the CPU.
+
+    Raises:
+        HypernetworkError: Damaged, of another type, or not finite.
+    """
     state: dict[str, Tensor] = {}
     for name in checkpoint.tensors:
         values = checkpoint.read(name)
         if values.dtype != np.float32 or not np.isfinite(values).all():
             raise HypernetworkError(
-                f"checkpoint `{checkpoint.path}`: tensor `{name}` has values that are not finite", HINT
+                f"checkpoint `{checkpoint.path}`: tensor `{name}` has values that are not finite float32", hint
             )
         state[name] = torch.from_numpy(values if values.flags.writeable else values.copy())
-    net.load_state_dict(state, strict=True, assign=True)
-    _permute(net, base)
-    return net.eval()
+    return state
 
 
-def _check_names(checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]]) -> None:
+def check_tensors(
+    checkpoint: Checkpoint, wanted: Mapping[str, tuple[int, ...]], hint: str, optional: tuple[str, ...] = ()
+) -> None:
+    """Compare names and shapes of all tensors with those wanted, before any is read.
+
+    Args:
+        checkpoint: The open checkpoint.
+        wanted: Name to shape.
+        hint: What to say to the user.
+        optional: Beginnings of the names that may be absent.
+
+    Raises:
+        HypernetworkError: Tensors are missing, left over, or of another shape.
+    """
     got = {name: view.shape for name, view in checkpoint.tensors.items()}
-    for what, names in (("lacks", wanted.keys() - got.keys()), ("has unexpected", got.keys() - wanted.keys())):
+    missing = {name for name in wanted.keys() - got.keys() if not name.startswith(optional)}
+    for what, names in (("lacks", missing), ("has unexpected", got.keys() - wanted.keys())):
         if names:
             listed = ", ".join(f"`{shown(name)}`" for name in sorted(names)[:MAX_NAMED])
             more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-            raise HypernetworkError(f"checkpoint `{checkpoint.path}` {what} tensors: {listed}{more}", HINT)
-    for name, shape in wanted.items():
-        if got[name] != shape:
+            raise HypernetworkError(f"checkpoint `{checkpoint.path}` {what} tensors: {listed}{more}", hint)
+    for name, shape in got.items():
+        if wanted[name] != shape:
             raise HypernetworkError(
-                f"checkpoint `{checkpoint.path}`: tensor `{name}` has shape {list(got[name])}, wanted {list(shape)}",
-                HINT,
+                f"checkpoint `{checkpoint.path}`: tensor `{name}` has shape {list(shape)}, wanted {list(wanted[name])}",
+                hint,
             )
 
 

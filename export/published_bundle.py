@@ -24,7 +24,7 @@ from localhyper.base_header import BaseHeader
 from localhyper.bundle import MAX_BYTES, MAX_CHUNK_TOKENS
 from localhyper.engine import Activations
 from localhyper.errors import HypernetworkError
-from localhyper.export.onnx_bundle import HALF, HALF_ABOVE, OPSET, PARITY, Parity
+from localhyper.export.onnx_bundle import HALF, HALF_ABOVE, OPSET, PARITY, Parity, describe_base
 from localhyper.export.onnx_stream import Weight, write_model
 from localhyper.export.perceiver import DocToLora
 from localhyper.export.published import TARGETS, PublishedRun
@@ -144,17 +144,10 @@ def round_weights(net: nn.Module) -> None:
 
 def describe(run: PublishedRun, base: BaseHeader, turn: tuple[str, str], facts: dict[str, Any]) -> dict[str, Any]:
     """The bundle's description (see `docs/formats.md`); `facts` has name, chunk_tokens, licence and card."""
-    info = base.info
     return {
         "format": BUNDLE_FORMAT,
         "kind": "document",
-        "base": {
-            "architecture": info.architecture,
-            "block_count": info.block_count,
-            "hidden_size": info.hidden_size,
-            "ffn_size": info.ffn_size,
-            "fingerprint": info.fingerprint,
-        },
+        "base": describe_base(base.info),
         "taps": list(run.config.taps),
         "ffn_blocks": [],
         "targets": {TARGETS[module]: list(run.config.blocks) for module in run.config.modules},
@@ -214,18 +207,25 @@ def _weight(name: str, tensor: Tensor, half: bool) -> Weight:
 
 
 def _export(graph: PublishedGraph) -> Any:
-    """The torch exporter's graph without folding, so that weights stay as they are, under their names."""
     config = graph.net.config
     tokens = torch.export.Dim("tokens", min=2, max=MAX_CHUNK_TOKENS)
+    taps = torch.randn(len(config.taps), 37, config.hidden)
+    return export_program(graph, "activations", taps, graph.output_names(), ({1: tokens},))
+
+
+def export_program(
+    graph: nn.Module, input_name: str, example: Tensor, outputs: list[str], dynamic_shapes: Any = None
+) -> Any:
+    """The torch exporter's graph without folding, so that weights stay as they are, under their names."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of every operator of packages that are absent
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch 2.13's exporter calls its own deprecated functions
         return torch.onnx.export(
             graph,
-            (torch.randn(len(config.taps), 37, config.hidden),),
-            input_names=["activations"],
-            output_names=graph.output_names(),
-            dynamic_shapes=({1: tokens},),
+            (example,),
+            input_names=[input_name],
+            output_names=outputs,
+            dynamic_shapes=dynamic_shapes,
             opset_version=OPSET,
             dynamo=True,
             external_data=False,

@@ -10,13 +10,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from localhyper.base_header import BaseHeader
 from localhyper.errors import HypernetworkError
 from localhyper.export.checkpoint_file import Checkpoint
-from localhyper.export.published import MAX_NAMED, TARGETS
+from localhyper.export.published import MAX_NAMED, TARGETS, check_tensors, read_tensors
 from localhyper.export.task_settings import HINT, TaskSettings, read_settings
 from localhyper.export.text_to_lora import TextToLora, TextToLoraConfig
 from localhyper.gguf_header import shown
@@ -137,29 +136,11 @@ def load_task_network(checkpoint: Checkpoint, config: TextToLoraConfig, *, on_to
     with torch.device("meta"):
         net = TextToLora(config)
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
-    _check_names(checkpoint, wanted, on_top)
-    state = {name: torch.zeros(shape) for name, shape in wanted.items() if name not in checkpoint.tensors}
-    for name in checkpoint.tensors:
-        values = checkpoint.read(name)
-        if values.dtype != np.float32 or not np.isfinite(values).all():
-            raise _bad(checkpoint, f"tensor `{name}` has values that are not finite float32")
-        state[name] = torch.from_numpy(values if values.flags.writeable else values.copy())
-    net.load_state_dict(state, strict=True, assign=True)
+    optional = tuple(name for name in _CONSTANTS if not (on_top and name == "AB_offset"))
+    check_tensors(checkpoint, wanted, HINT, optional)
+    zeros = {name: torch.zeros(shape) for name, shape in wanted.items() if name not in checkpoint.tensors}
+    net.load_state_dict({**zeros, **read_tensors(checkpoint, HINT)}, strict=True, assign=True)
     return net.requires_grad_(False).eval()
-
-
-def _check_names(checkpoint: Checkpoint, wanted: dict[str, tuple[int, ...]], on_top: bool) -> None:
-    got = {name: view.shape for name, view in checkpoint.tensors.items()}
-    free = tuple(name for name in _CONSTANTS if not (on_top and name == "AB_offset"))
-    missing = {name for name in wanted.keys() - got.keys() if not name.startswith(free)}
-    for what, names in (("lacks", missing), ("has unexpected", got.keys() - wanted.keys())):
-        if names:
-            listed = ", ".join(f"`{shown(name)}`" for name in sorted(names)[:MAX_NAMED])
-            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-            raise HypernetworkError(f"checkpoint `{checkpoint.path}` {what} tensors: {listed}{more}", HINT)
-    for name, shape in got.items():
-        if wanted[name] != shape:
-            raise _bad(checkpoint, f"tensor `{name}` has shape {list(shape)}, wanted {list(wanted[name])}")
 
 
 def _shape(checkpoint: Checkpoint, name: str) -> tuple[int, ...]:

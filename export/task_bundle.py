@@ -7,8 +7,6 @@ out the same.
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +17,9 @@ from torch import Tensor, nn
 from localhyper.atomic import atomic_path
 from localhyper.base_header import BaseHeader
 from localhyper.errors import HypernetworkError
-from localhyper.export.onnx_bundle import OPSET, PARITY
+from localhyper.export.onnx_bundle import PARITY, describe_base
 from localhyper.export.published import TARGETS
-from localhyper.export.published_bundle import Dtype, round_weights, write_program
+from localhyper.export.published_bundle import Dtype, export_program, round_weights, write_program
 from localhyper.export.text_to_lora import TextToLora, scaled
 from localhyper.hypernet import BUNDLE_FORMAT, OnnxHypernetwork
 
@@ -62,18 +60,12 @@ class TaskGraph(nn.Module):
 
 def describe_task(net: TextToLora, base: BaseHeader, embedding_model: str, facts: dict[str, Any]) -> dict[str, Any]:
     """The bundle's description (see `docs/formats.md`); `facts` has name, licence and card."""
-    info, config = base.info, net.config
+    config = net.config
     known = KNOWN_EMBEDDERS.get(embedding_model.lower(), {})
     return {
         "format": BUNDLE_FORMAT,
         "kind": "task",
-        "base": {
-            "architecture": info.architecture,
-            "block_count": info.block_count,
-            "hidden_size": info.hidden_size,
-            "ffn_size": info.ffn_size,
-            "fingerprint": info.fingerprint,
-        },
+        "base": describe_base(base.info),
         "embedding": {"size": config.embedding, "model": embedding_model, **known},
         "targets": {TARGETS[module]: list(range(config.blocks)) for module in config.modules},
         "rank": config.rank,
@@ -92,25 +84,10 @@ def write_task(graph: TaskGraph, path: Path, description: dict[str, Any], dtype:
     if dtype == "f16":
         round_weights(graph.net)
     with atomic_path(path) as draft:
-        write_program(_export(graph), graph.net, dtype, description, draft)
+        example = torch.randn(graph.net.config.embedding)
+        program = export_program(graph, "embedding", example, graph.output_names())
+        write_program(program, graph.net, dtype, description, draft)
         return check_task(graph, draft)
-
-
-def _export(graph: TaskGraph) -> Any:
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of every operator of packages that are absent
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch 2.13's exporter calls its own deprecated functions
-        return torch.onnx.export(
-            graph,
-            (torch.randn(graph.net.config.embedding),),
-            input_names=["embedding"],
-            output_names=graph.output_names(),
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            optimize=False,
-            verbose=False,
-        )
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from localhyper.atomic import atomic_path
 from localhyper.base_header import read_base_header, read_base_info
+from localhyper.checksums import file_sha256
 from localhyper.engine import BaseModelInfo
 from localhyper.errors import AdapterError, LibraryError, LocalHyperError, ModelError
 from localhyper.gguf_adapter import (
@@ -107,7 +108,7 @@ def import_adapter(path: Path, library: Library, registry: Registry, options: Im
 
 def _import_gguf(path: Path, library: Library, registry: Registry, options: ImportOptions) -> Imported:
     header = read_adapter_header(path)
-    digest, size = _sha256(path), header.size_bytes
+    digest, size = file_sha256(path), header.size_bytes
     twin = next((info for info in library.list() if info.size_bytes == size and _same_file(info, digest)), None)
     if twin is not None:
         return Imported(twin, reused=True)
@@ -126,7 +127,7 @@ def _import_peft(path: Path, library: Library, registry: Registry, options: Impo
     adapter = read_peft(path)
     metadata = _restored(adapter.texts)
     base = _find_base(registry, options, metadata.base_fingerprint, adapter.base)
-    key = _key([_sha256(config), _sha256(tensors)], base.info)
+    key = _key([file_sha256(config), file_sha256(tensors)], base.info)
     twin = library.find_by_key(key)
     if twin is not None:
         return Imported(twin, reused=True)
@@ -307,14 +308,9 @@ def _key(digests: list[str], base: BaseModelInfo) -> str:
     return hashlib.sha256(json.dumps(["import", IMPORT_VERSION, *digests, base.fingerprint]).encode()).hexdigest()
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _same_file(info: AdapterInfo, digest: str) -> bool:
     try:
-        return _sha256(info.path) == digest
+        return file_sha256(info.path) == digest
     except OSError:
         return False
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from localhyper.blas_threads import one_core_left
+from localhyper.checksums import file_sha256
 from localhyper.engine import BaseModelInfo
 from localhyper.errors import AdapterError, LibraryError
 from localhyper.gguf_adapter import (
@@ -166,8 +167,7 @@ def _fits(metric: Metric, weights: LoraWeights, name: str) -> bool:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise AdapterError(f"adapter `{path}` cannot be read: {error.strerror}") from error
 

@@ -10,6 +10,7 @@ import json
 import mmap
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from localhyper.engine import BaseModelInfo, CaptureSpec
@@ -106,11 +107,25 @@ class BundleInfo:
 
 
 def read_bundle(path: Path) -> BundleInfo:
-    """Check a bundle's outside and read its description, without running it.
+    """Check a bundle's outside and read its description, without running it; remembered while the file stays the same.
 
     Raises:
         HypernetworkError: Missing, empty, too large, damaged, without a description, or with data in other files.
     """
+    try:
+        stat = path.stat()
+    except OSError:
+        return _read(path)  # which says what is wrong
+    return _read_cached(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=16)
+def _read_cached(path: Path, mtime_ns: int, size: int) -> BundleInfo:
+    """Time and size are part of the key: a changed file is read again. The digest of a large one takes seconds."""
+    return _read(path)
+
+
+def _read(path: Path) -> BundleInfo:
     data = _open(path)
     try:
         found = outline(memoryview(data))
