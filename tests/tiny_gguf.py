@@ -6,7 +6,7 @@ the published architectures, not llama.cpp's code, so that a wrong tap shows as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -265,4 +265,29 @@ def lora_deltas(weights: LoraWeights, scale: float = 1.0) -> dict[str, FloatArra
         f"blk.{block}.{module}.weight": scale * (target.b[row] @ target.a[row])
         for module, target in weights.targets.items()
         for row, block in enumerate(target.layers)
+    }
+
+
+def write_raw_adapter(
+    path: Path, tensors: Mapping[str, FloatArray], add: Callable[[gguf.GGUFWriter], None] = lambda _writer: None
+) -> Path:
+    """An adapter file as others write it: these tensors, and what `add` adds to the required keys."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    add(writer)
+    for name, array in tensors.items():
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def down_pair(rank: int, value: float = 1.0) -> dict[str, FloatArray]:
+    """Both halves for `ffn_down` of block 0 of the default size."""
+    return {
+        "blk.0.ffn_down.weight.lora_a": np.full((rank, 96), value, np.float32),
+        "blk.0.ffn_down.weight.lora_b": np.full((64, rank), value, np.float32),
     }

@@ -22,7 +22,7 @@ from localhyper.paths import Paths
 from localhyper.registry import load_registry
 from localhyper.safetensors_file import SafetensorsError, read_safetensors
 from tests.peft_files import PREFIX, pair, raw_file, write_peft
-from tests.tiny_gguf import tiny_lora, write_tiny_gguf
+from tests.tiny_gguf import down_pair, tiny_lora, write_raw_adapter, write_tiny_gguf
 
 A, B = (f"{PREFIX}.0.mlp.down_proj.lora_{half}.weight" for half in "AB")
 
@@ -123,17 +123,7 @@ def refused(door: Door, path: Path, words: str) -> None:
 
 def keyed(path: Path, base: Path, add: Callable[[gguf.GGUFWriter], None]) -> Path:
     """A sound adapter with keys of its own."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    add(writer)
-    writer.add_tensor("blk.0.ffn_down.weight.lora_a", np.ones((2, 96), np.float32))
-    writer.add_tensor("blk.0.ffn_down.weight.lora_b", np.ones((64, 2), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return write_raw_adapter(path, down_pair(2), add)
 
 
 @pytest.mark.parametrize(

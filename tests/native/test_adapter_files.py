@@ -17,7 +17,16 @@ from localhyper.gguf_adapter import AdapterMetadata, read_adapter, write_adapter
 from localhyper.gguf_writer import DTYPES, Dtype
 from localhyper.llama_engine import LlamaEngine
 from localhyper.lora import LoraTarget, LoraWeights
-from tests.tiny_gguf import FloatArray, TinySpec, lora_deltas, reference_forward, tiny_lora, tiny_weights
+from tests.tiny_gguf import (
+    FloatArray,
+    TinySpec,
+    down_pair,
+    lora_deltas,
+    reference_forward,
+    tiny_lora,
+    tiny_weights,
+    write_raw_adapter,
+)
 
 pytestmark = pytest.mark.native
 EXACT = EngineConfig(n_ctx=512, threads=1, threads_batch=1, flash_attention=False, kv_type="f32")
@@ -107,17 +116,8 @@ def test_a_merge_gives_the_logits_of_the_set(engine: LlamaEngine, tmp_path: Path
 
 
 def test_an_activated_adapter_does_not_reach_llama_cpp(engine: LlamaEngine, tmp_path: Path) -> None:
-    path = tmp_path / "x.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_array("adapter.alora.invocation_tokens", [1, 2])
-    writer.add_tensor("blk.0.ffn_down.weight.lora_a", np.ones((4, 96), np.float32))
-    writer.add_tensor("blk.0.ffn_down.weight.lora_b", np.ones((64, 4), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    tokens = ("adapter.alora.invocation_tokens", [1, 2])
+    path = write_raw_adapter(tmp_path / "x.gguf", down_pair(4), lambda writer: writer.add_array(*tokens))
     with pytest.raises(AdapterError, match="activated LoRA"):
         engine.set_adapters([AdapterUse(path)])
 
@@ -134,17 +134,11 @@ def test_a_foreign_adapter_of_the_output_head_acts_where_the_base_has_one(
         random.normal(size=(4, spec.hidden)).astype(np.float32),
         random.normal(size=(len(head), 4)).astype(np.float32),
     )
-    path = tmp_path / "x.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", 4.0)
-    writer.add_tensor("output.weight.lora_a", a)
-    writer.add_tensor("output.weight.lora_b", b)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    path = write_raw_adapter(
+        tmp_path / "x.gguf",
+        {"output.weight.lora_a": a, "output.weight.lora_b": b},
+        lambda writer: writer.add_float32("adapter.lora.alpha", 4.0),
+    )
     with LlamaEngine.load(base, EXACT) as engine:
         plain = logits(engine)
         got = logits(engine, AdapterUse(path))

@@ -5,8 +5,11 @@ Written from the layouts, not with the code under test: the rows of queries and 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -103,3 +106,20 @@ def logits(model: Any, ids: NDArray[np.int32]) -> FloatArray:
     with torch.no_grad():
         found: FloatArray = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0].float().numpy()
     return found
+
+
+@cache
+def reference_model(name: str) -> Any:
+    """A base model of the reference (`tests/parity/fixtures`) in transformers, float32; one for all tests."""
+    import transformers
+    from safetensors.torch import load_file
+
+    fixtures = Path(__file__).parent / "fixtures"
+    config = json.loads((fixtures / f"{name}.json").read_text(encoding="utf-8"))
+    kind = {"gemma2": "Gemma2", "qwen3": "Qwen3", "mistral": "Mistral", "llama": "Llama"}[config["model_type"]]
+    settings = getattr(transformers, f"{kind}Config")(**{**config, "attn_implementation": "eager"})
+    model = getattr(transformers, f"{kind}ForCausalLM")(settings).float().eval()
+    missing, unexpected = model.load_state_dict(load_file(fixtures / f"{name}.safetensors"), strict=False)
+    assert set(missing) <= ({"lm_head.weight"} if settings.tie_word_embeddings else set())
+    assert not unexpected
+    return model

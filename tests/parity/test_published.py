@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
 from localhyper.llama_engine import LlamaEngine  # noqa: E402
 from localhyper.lora import LoraWeights, merge  # noqa: E402
 from tests.parity.gguf_base import FIXTURES, write_reference_base  # noqa: E402
+from tests.parity.hugging_face import reference_model  # noqa: E402
 from tests.published_files import REFERENCE_RUNS, write_reference_run  # noqa: E402
 
 pytestmark = [pytest.mark.parity, pytest.mark.torch, pytest.mark.slow]
@@ -91,23 +90,9 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return Reference(name, folder, header, run, net, OnnxHypernetwork.load(target), golden)
 
 
-@cache
-def hugging_face_base(family: str) -> Any:
-    """The reference's base model in transformers."""
-    from safetensors.torch import load_file
-
-    config = json.loads((FIXTURES / f"base_{family}.json").read_text(encoding="utf-8"))
-    kind = {"gemma2": "Gemma2", "qwen3": "Qwen3"}[family]
-    settings = getattr(transformers, f"{kind}Config")(**{**config, "attn_implementation": "eager"})
-    model = getattr(transformers, f"{kind}ForCausalLM")(settings).float().eval()
-    missing, unexpected = model.load_state_dict(load_file(FIXTURES / f"base_{family}.safetensors"), strict=False)
-    assert set(missing) <= {"lm_head.weight"} and not unexpected  # tied
-    return model
-
-
 def raw_taps(family: str, taps: tuple[int, ...], ids: NDArray[np.int32]) -> NDArray[np.float32]:
     """The residual streams that enter blocks, none normed, float32 [taps, tokens, hidden]."""
-    model, seen = hugging_face_base(family).model, {}
+    model, seen = reference_model(f"base_{family}").model, {}
 
     def keep(tap: int) -> Callable[..., None]:
         def hook(_module: object, inputs: tuple[Any, ...]) -> None:
@@ -169,7 +154,7 @@ def test_bundle_and_adapter_file_give_the_references_matrices(reference: Referen
 
 @pytest.mark.parametrize("case", CASES)
 def test_torch_base_with_the_adapter_gives_the_references_logits(reference: Reference, case: str) -> None:
-    model, target = hugging_face_base(reference.family), adapter_of(reference, case).targets["ffn_down"]
+    model, target = reference_model(f"base_{reference.family}"), adapter_of(reference, case).targets["ffn_down"]
     matrices = [model.model.layers[block].mlp.down_proj.weight for block in target.layers]
     before = [matrix.detach().clone() for matrix in matrices]
     with torch.no_grad():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from localhyper.lora import LoraWeights  # noqa: E402
 from localhyper.paths import Paths  # noqa: E402
 from localhyper.peft_folder import TENSORS, PeftBase, write_peft_folder  # noqa: E402
 from tests.parity.gguf_base import FIXTURES, write_reference_base  # noqa: E402
+from tests.parity.hugging_face import reference_model  # noqa: E402
 
 pytestmark = [
     pytest.mark.parity,
@@ -115,20 +115,6 @@ def reference(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
     return Reference(name, header, net, run.settings.scaling, OnnxHypernetwork.load(target), tuple(golden))
 
 
-@cache
-def hugging_face_base(family: str) -> Any:
-    """The reference's base model in transformers."""
-    from safetensors.torch import load_file
-
-    config = json.loads((FIXTURES / f"base_{family}.json").read_text(encoding="utf-8"))
-    kind = {"mistral": "Mistral", "llama": "Llama"}[family]
-    settings = getattr(transformers, f"{kind}Config")(**{**config, "attn_implementation": "eager"})
-    model = getattr(transformers, f"{kind}ForCausalLM")(settings).float().eval()
-    missing, unexpected = model.load_state_dict(load_file(FIXTURES / f"base_{family}.safetensors"), strict=False)
-    assert not missing and not unexpected
-    return model
-
-
 def arrays(pairs: dict[str, LoraPair]) -> dict[str, tuple[FloatArray, FloatArray]]:
     return {module: (pair.a.numpy(), pair.b.numpy()) for module, pair in pairs.items()}
 
@@ -188,7 +174,7 @@ def test_peft_folder_gives_the_references_files_and_logits(reference: Reference,
         for key, values in want.items():  # the scaling is in our B, theirs stands in the configuration
             factor = np.float32(reference.scaling if ".lora_B." in key else 1.0)
             assert far(got[key] / factor, values) <= TOLERANCE
-    model = hugging_face_base(reference.family)
+    model = reference_model(f"base_{reference.family}")
     adapted = peft.PeftModel.from_pretrained(model, tmp_path / "out")
     with torch.no_grad():
         logits = adapted(torch.from_numpy(golden["prompt_ids"])).logits

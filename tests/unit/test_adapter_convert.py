@@ -15,7 +15,7 @@ from localhyper.errors import AdapterError
 from localhyper.gguf_adapter import AdapterMetadata, check_adapter, read_adapter, write_adapter
 from localhyper.gguf_writer import DTYPES, Dtype, encode
 from localhyper.lora import LoraTarget, LoraWeights
-from tests.tiny_gguf import tiny_lora, write_tiny_gguf
+from tests.tiny_gguf import down_pair, tiny_lora, write_raw_adapter, write_tiny_gguf
 
 # Half a step of 127 in the largest value of a block of 32, and the rounding of its scale to float16.
 Q8_0_ERROR = 0.5 / 127 + 2**-11
@@ -137,19 +137,13 @@ def test_zeros_and_the_smallest_numbers_are_no_trouble() -> None:
 
 def test_an_activated_adapter_and_trained_norms_are_refused(tmp_path: Path, base: BaseModelInfo) -> None:
     for number, words in enumerate(("activated LoRA", "trained norms")):
-        path = tmp_path / f"{number}.gguf"
-        writer = gguf.GGUFWriter(path, "llama")
-        writer.add_type("adapter")
-        writer.add_string("adapter.type", "lora")
-        if words == "activated LoRA":
-            writer.add_array("adapter.alora.invocation_tokens", [1, 2])
-        else:
-            writer.add_tensor("blk.0.attn_norm.weight", np.ones(64, np.float32))
-        writer.add_tensor("blk.0.ffn_down.weight.lora_a", np.ones((4, 96), np.float32))
-        writer.add_tensor("blk.0.ffn_down.weight.lora_b", np.ones((64, 4), np.float32))
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+
+        def add(writer: gguf.GGUFWriter, words: str = words) -> None:
+            if words == "activated LoRA":
+                writer.add_array("adapter.alora.invocation_tokens", [1, 2])
+            else:
+                writer.add_tensor("blk.0.attn_norm.weight", np.ones(64, np.float32))
+
+        path = write_raw_adapter(tmp_path / f"{number}.gguf", down_pair(4), add)
         with pytest.raises(AdapterError, match=words):
             check_adapter(path, base)
