@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
+from localhyper.base_header import read_base_info
 from localhyper.bundle import BundleInfo, read_bundle
 from localhyper.checksums import file_sha256
 from localhyper.config import did_you_mean
@@ -117,7 +118,8 @@ class Registry:
         """The `.onnx` file of a hypernetwork for a base model.
 
         Args:
-            base: Name of a base model in models.toml, or a fingerprint (64 hex digits).
+            base: Name of a base model, as `find_base` takes it, or a fingerprint (64 hex digits). A bundle fits that
+                names the base in models.toml, or that holds the fingerprint of the base's file where that is here.
             kind: `document`, `task` or `image`.
             name: A name from models.toml or the hypernetworks folder, or a path; None = the first that fits, those in
                 the user's models.toml and folder before the shipped one.
@@ -127,14 +129,22 @@ class Registry:
         """
         if name:
             return self._named_hypernetwork(name)
+        fingerprint = base if _FINGERPRINT.fullmatch(base) else self._fingerprint(base)
         for path, spec in self._bundles(kind):
-            if _fits(base, path, spec):
+            if (spec is not None and spec.base == base) or (fingerprint and _fits(fingerprint, path)):
                 return path
         shown = f"fingerprint {base[:12]}…" if _FINGERPRINT.fullmatch(base) else f"`{base}`"
         raise HypernetworkError(
             f"no {kind} hypernetwork for the base model {shown} is on this machine",
             self._elsewhere_hint(base, kind),
         )
+
+    def _fingerprint(self, base: str) -> str:
+        """Of a base model's file; empty where it is not on this machine or cannot be read."""
+        try:
+            return read_base_info(self.find_base(base)).fingerprint
+        except ModelError:
+            return ""
 
     def _elsewhere_hint(self, base: str, kind: str) -> str:
         """Where a hypernetwork of this kind can be had that is not on this machine."""
@@ -295,12 +305,9 @@ def title(spec: ModelSpec) -> str:
     return f"{words.get(kind_of(spec), 'hypernetwork')} `{spec.name}`"
 
 
-def _fits(base: str, path: Path, spec: HypernetworkSpec | None) -> bool:
-    """Whether a bundle is for this base: by name where an entry says so, else by the fingerprint inside the file."""
-    if spec is not None and not _FINGERPRINT.fullmatch(base):
-        return spec.base == base
+def _fits(fingerprint: str, path: Path) -> bool:
     info = _readable(path)
-    return info is not None and info.base_fingerprint == base
+    return info is not None and info.base_fingerprint == fingerprint
 
 
 def _installed(source: PypiSource) -> Iterator[Path]:

@@ -128,10 +128,7 @@ class Workbench:
         return self._bundle
 
     def _bundle_path(self) -> Path:
-        if self._hypernet:
-            return self.registry.find_hypernetwork(self._base, self._kind, self._hypernet)
-        base = self._base if self._base in self.registry.bases else self.base_info.fingerprint
-        return self.registry.find_hypernetwork(base, self._kind)
+        return self.registry.find_hypernetwork(self._base, self._kind, self._hypernet)
 
     def engine(self, progress: ProgressCallback = ignore_progress) -> Engine:
         """The base model in memory."""

@@ -212,7 +212,7 @@ def _model_row(status: ModelStatus, nets: Sequence[ModelStatus], config: Config)
         from localhyper.base_header import read_base_header
 
         header = read_base_header(status.path)
-        fitting = [net for net in nets if net.spec is None and _made_for(net, header.info.fingerprint)]
+        fitting = [net for net in nets if net not in own and _made_for(net, header.info.fingerprint)]
         window = min(config.engine.n_ctx or header.info.context_length, header.info.context_length)
         info = header.info
         return ModelRow(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from localhyper.base_header import read_base_info
+from localhyper.bundle import read_bundle
 from localhyper.checksums import file_sha256
 from localhyper.errors import Cancelled, ConfigError, HypernetworkError, LocalHyperError, ModelError
 from localhyper.model_specs import load_known
@@ -170,6 +171,22 @@ def test_a_bundle_finds_its_base_by_fingerprint(paths: Paths, base: Path, tmp_pa
     registry = load_registry(paths)
     assert registry.hypernetworks["mine"].base == "own"
     assert registry.find_hypernetwork("own") == bundle
+
+
+def test_every_name_of_a_base_finds_what_was_made_for_it(paths: Paths, base: Path, tmp_path: Path) -> None:
+    _add(paths, base, "own")
+    _add(paths, _bundle(tmp_path, base))
+    twin = write_tiny_gguf(tmp_path / "twin.gguf", SPEC)
+    _add(paths, twin, "twin")  # the same model, so the same fingerprint
+    imported = paths.hypernetworks_dir / "imported.onnx"  # as `hypernet import` leaves it: no entry names it
+    imported.write_bytes((tmp_path / "mine.onnx").read_bytes())
+    registry = load_registry(paths)
+    for name in ("own", "twin", str(twin)):
+        assert read_bundle(registry.find_hypernetwork(name)).base_fingerprint == read_base_info(twin).fingerprint
+    (tmp_path / "mine.onnx").unlink()
+    assert registry.find_hypernetwork("twin") == registry.find_hypernetwork("own") == imported
+    with pytest.raises(HypernetworkError, match="no task hypernetwork"):
+        registry.find_hypernetwork("twin", "task")
 
 
 def test_a_bundle_of_a_stray_base_says_what_to_add(paths: Paths, tmp_path: Path) -> None:
