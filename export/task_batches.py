@@ -51,41 +51,65 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class TaskBatch:
-    """Tasks with the same number of rows each; descriptions of no task follow them, with rows of their own.
+class Described:
+    """Descriptions and what blurs their task vectors.
 
     Attributes:
-        descriptions: int64 [tasks + meaningless, prefix + tokens], right-padded.
-        mask: float32 [tasks + meaningless, tokens], 1 on a description's tokens (without the prefix).
-        keep: float32 [tasks + meaningless, task]: see `Jitter`.
+        ids: int64 [n, prefix + tokens], right-padded.
+        mask: float32 [n, tokens], 1 on a description's tokens (without the prefix).
+        keep: float32 [n, task]: see `Jitter`.
         noise: Likewise.
-        rows: Of the tasks, in their order.
-        kept: Of descriptions of no task: rows whose answers only mark where the base model is to be kept; or None.
     """
 
-    descriptions: Tensor
+    ids: Tensor
     mask: Tensor
     keep: Tensor
     noise: Tensor
-    rows: Rows | None
-    kept: Rows | None
 
     @property
     def jitter(self) -> Jitter:
         """What blurs the task vectors."""
         return Jitter(self.keep, self.noise)
 
+    def to(self, device: torch.device | str) -> Described:
+        """The same descriptions on a device."""
+        return Described(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
+
+    def pin_memory(self) -> Described:
+        """The same descriptions in memory that a GPU reads by itself."""
+        return Described(*(getattr(self, field.name).pin_memory() for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """Tasks with the same number of rows each; descriptions of no task follow them, with rows of their own.
+
+    Attributes:
+        described: Of the tasks, then of no task.
+        tasks: How many tasks.
+        rows: Of the tasks, in their order.
+        kept: Of descriptions of no task: rows whose answers only mark where the base model is to be kept; or None.
+    """
+
+    described: Described
+    tasks: int
+    rows: Rows
+    kept: Rows | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the base model."""
+        return sum(ids.numel() for ids in (self.described.ids, self.rows.ids, *([self.kept.ids] if self.kept else [])))
+
     def to(self, device: torch.device | str) -> TaskBatch:
         """The same batch on a device."""
-        tensors = (self.descriptions, self.mask, self.keep, self.noise)
         kept = self.kept.to(device) if self.kept is not None else None
-        return TaskBatch(*(t.to(device, non_blocking=True) for t in tensors), self.rows.to(device), kept)
+        return TaskBatch(self.described.to(device), self.tasks, self.rows.to(device), kept)
 
     def pin_memory(self) -> TaskBatch:
         """The same batch in memory that a GPU reads by itself."""
-        tensors = (self.descriptions, self.mask, self.keep, self.noise)
         kept = self.kept.pin_memory() if self.kept is not None else None
-        return TaskBatch(*(t.pin_memory() for t in tensors), self.rows.pin_memory(), kept)
+        return TaskBatch(self.described.pin_memory(), self.tasks, self.rows.pin_memory(), kept)
 
 
 def pad_rows(rows: Sequence[Row], width: int, length_power: float) -> Rows:
@@ -149,28 +173,24 @@ class TaskBatchMaker:
         count = min(run.meaningless, len(drawn)) if self.recipe.loss.meaningless and self.meaningless else 0
         empty = [random.Random(f"{one.key}/meaningless").choice(self.meaningless) for one in drawn[:count]]
         kept = pad_rows([row for one in drawn[:count] for row in one.rows], width, 0.0) if count else None
-        keep, noise = zip(*(self._jitter(one.key) for one in drawn), strict=True)
-        size = self.recipe.hypernetwork.task
-        still = torch.ones(count, size), torch.zeros(count, size)
-        return TaskBatch(
-            *pad_descriptions(
-                self.prefix, [one.description for one in drawn] + empty, self.recipe.hypernetwork.max_tokens
-            ),
-            torch.cat((torch.stack(keep), still[0])),
-            torch.cat((torch.stack(noise), still[1])),
-            self._rows(drawn, width),
-            kept,
-        )
+        return TaskBatch(self.described(drawn, empty), len(drawn), self._rows(drawn, width), kept)
 
     def held(self, drawer: TaskDrawer, step: int) -> TaskBatch:
         """A batch to measure, the same on all processes."""
         run = self.recipe.run
         width, drawn = drawer.draw(step, run.tasks, run.rows)
-        ids, mask = pad_descriptions(
-            self.prefix, [one.description for one in drawn], self.recipe.hypernetwork.max_tokens
-        )
-        shape = (len(drawn), self.recipe.hypernetwork.task)
-        return TaskBatch(ids, mask, torch.ones(shape), torch.zeros(shape), self._rows(drawn, width, 0.0), None)
+        described = self.described(drawn, blurred=False)
+        return TaskBatch(described, len(drawn), self._rows(drawn, width, 0.0), None)
+
+    def described(self, drawn: Sequence[Drawn], more: Sequence[Ids] = (), *, blurred: bool = True) -> Described:
+        """The descriptions drawn, blurred for training, and more that are not."""
+        found = [*(one.description for one in drawn), *more]
+        ids, mask = pad_descriptions(self.prefix, found, self.recipe.hypernetwork.max_tokens)
+        keep = torch.ones(len(found), self.recipe.hypernetwork.task)
+        noise = torch.zeros_like(keep)
+        for index, one in enumerate(drawn if blurred else ()):
+            keep[index], noise[index] = self._jitter(one.key)
+        return Described(ids, mask, keep, noise)
 
     def _rows(self, drawn: Sequence[Drawn], width: int, power: float | None = None) -> Rows:
         power = self.recipe.loss.length_power if power is None else power

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localhyper.export.task_batches import IGNORED, Rows, TaskBatch
-from localhyper.export.task_hypernetwork import Jitter, LoraBank, TaskHypernetwork
+from localhyper.export.task_batches import IGNORED, Described, Rows, TaskBatch
+from localhyper.export.task_hypernetwork import LoraBank, TaskHypernetwork
 from localhyper.export.text_to_lora import LoraPair
 from localhyper.export.torch_base import BlockLora, TorchBase
 
@@ -65,11 +65,11 @@ class TaskModel(nn.Module):
         _, got = self.base.run(self.base.embed(descriptions), 0, max(taps), taps=taps)
         return torch.stack([got.taps[tap] for tap in taps], 1)[:, :, self.prefix_tokens :].float()
 
-    def pairs(self, descriptions: Tensor, mask: Tensor, jitter: Jitter | None = None) -> dict[str, LoraPair]:
-        """Each module's LoRA, one for each description, or one for all."""
+    def pairs(self, described: Described) -> dict[str, LoraPair]:
+        """Each module's LoRA, one for each description; or those that are there, whatever the descriptions."""
         if isinstance(self.hypernetwork, LoraBank):
             return self.hypernetwork()  # type: ignore[no-any-return]
-        return self.hypernetwork(self.encode(descriptions), mask, jitter)  # type: ignore[no-any-return]
+        return self.hypernetwork(self.encode(described.ids), described.mask, described.jitter)  # type: ignore[no-any-return]
 
     def adapter(self, pairs: Mapping[str, LoraPair]) -> Adapter:
         """What adapts each block."""
@@ -100,20 +100,12 @@ class TaskModel(nn.Module):
             meaningless: Weight of keeping the base model where the description says nothing.
             counts: What to divide the sums by, [2]: weights of answers' tokens, and of kept ones.
         """
-        pairs = self.pairs(batch.descriptions, batch.mask, batch.jitter)
-        tasks = batch.mask.shape[0] - self._empty(batch)
+        pairs, tasks = self.pairs(batch.described), batch.tasks
         answer = self.answer_loss(batch.rows, self.adapter(part(pairs, slice(0, tasks)))) / counts[0]
         kept = answer.new_zeros(())
         if batch.kept is not None:
             kept = self.kept_loss(batch.kept, self.adapter(part(pairs, slice(tasks, None)))) / counts[1]
         return TaskLosses(answer + meaningless * kept, answer.detach(), kept.detach())
-
-    def _empty(self, batch: TaskBatch) -> int:
-        """How many of a batch's descriptions describe no task: each has as many rows as a task."""
-        if batch.kept is None:
-            return 0
-        kept, rows = len(batch.kept.ids), len(batch.rows.ids)
-        return batch.mask.shape[0] * kept // (kept + rows)
 
 
 def count_weights(batch: TaskBatch) -> Tensor:
@@ -143,7 +135,7 @@ def probe_tasks(model: TaskModel, batches: list[TaskBatch]) -> TaskProbe:
     sums = torch.zeros(6, dtype=torch.float64)
     tokens = answers = 0
     for batch in batches:
-        pairs = model.pairs(batch.descriptions, batch.mask)
+        pairs = model.pairs(batch.described)
         used = [model.adapter(pairs), model.adapter(rolled(pairs)), None]
         found = [_measure(model, batch.rows, adapter) for adapter in used]
         sums[:3] += torch.tensor([loss for loss, _ in found], dtype=torch.float64)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from localhyper.errors import ConfigError
 from localhyper.export.lora_files import file_name, read_lora
 from localhyper.export.prefetch import prefetch
-from localhyper.export.task_batches import TaskBatch
+from localhyper.export.task_batches import Described
 from localhyper.export.task_data import Drawn, TaskDrawer
-from localhyper.export.task_hypernetwork import Jitter, TaskConfig, TaskHypernetwork
+from localhyper.export.task_hypernetwork import TaskConfig, TaskHypernetwork
 from localhyper.export.task_objectives import TaskModel
 from localhyper.export.task_train import TaskRun
 from localhyper.export.text_to_lora import LoraPair
@@ -76,16 +76,16 @@ class Reconstruction(nn.Module):
         super().__init__()
         self.core = core
 
-    def forward(self, batch: TaskBatch, targets: dict[str, LoraPair]) -> Tensor:
-        """Mean squared distance, each module's a and b alike."""
+    def forward(self, described: Described, targets: dict[str, LoraPair]) -> tuple[Tensor, Tensor]:
+        """Mean squared distance, each module's a and b alike: to minimise, summed over numbers of a block, and to show.
+
+        The mean over millions of numbers has gradients so small that Adam's epsilon would count.
+        """
         net = self.core.hypernetwork
-        made = net.raw(self.core.encode(batch.descriptions), batch.mask, Jitter(batch.keep, batch.noise))
-        parts = [
-            (got - want).square().mean()
-            for name in made
-            for got, want in zip(made[name], targets[name], strict=True)
-        ]
-        return torch.stack(parts).mean()
+        made = net.raw(self.core.encode(described.ids), described.mask, described.jitter)
+        squares = [(got - want).square() for name in made for got, want in zip(made[name], targets[name], strict=True)]
+        total = torch.stack([part.sum((2, 3)).mean() for part in squares]).sum()
+        return total, torch.stack([part.detach().mean() for part in squares]).mean()
 
 
 class ReconstructionRun(TaskRun):
@@ -108,21 +108,22 @@ class ReconstructionRun(TaskRun):
 
     def begin(self, first: int, last: int) -> None:
         """Have the batches of these steps made."""
-        self._pairs: Iterator[tuple[TaskBatch, Tensor]] = prefetch(
+        self._pairs: Iterator[tuple[Described, Tensor]] = prefetch(
             self._target_batch, first, last, self.recipe.run.workers
         )
 
-    def _target_batch(self, step: int) -> tuple[TaskBatch, Tensor]:
+    def _target_batch(self, step: int) -> tuple[Described, Tensor]:
         run, at = self.recipe.run, self.batches
         drawn: list[Drawn] = self.drawer.draw_tasks(step, run.tasks, at.process, at.processes)
         return at.described(drawn), torch.tensor([one.task for one in drawn])
 
     def train_step(self) -> StepResult:
         """One optimizer step."""
-        batch, places = next(self._pairs)
-        tokens = batch.descriptions.numel() * self.accelerator.num_processes
-        loss = self.wrapped(batch.to(self.device), self.targets.take(places.to(self.device, non_blocking=True)))
-        norm = self.descend(loss)
-        figures = torch.stack((loss.detach(), norm.float()))
+        described, places = next(self._pairs)
+        tokens = described.ids.numel() * self.accelerator.num_processes
+        targets = self.targets.take(places.to(self.device, non_blocking=True))
+        total, shown = self.wrapped(described.to(self.device), targets)
+        norm = self.descend(total)
+        figures = torch.stack((shown, norm.float()))
         distance, size = self.accelerator.reduce(figures, "mean").tolist()
         return StepResult({"distance": distance}, size, tokens, {})

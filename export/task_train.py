@@ -152,8 +152,7 @@ class TaskRun(TrainingLoop):
     def train_step(self) -> StepResult:
         """One optimizer step."""
         batch = next(self._coming)
-        tokens = batch.descriptions.numel() + batch.rows.ids.numel()
-        tokens += batch.kept.ids.numel() if batch.kept is not None else 0
+        tokens = batch.tokens
         batch = batch.to(self.device)
         counts = self.accelerator.reduce(count_weights(batch), "mean")
         losses = self.wrapped(batch, self.recipe.loss.meaningless, counts)

@@ -96,7 +96,7 @@ def tui(with_adapters: WithOption = None, base: BaseOption = "") -> None:
 def train(context: typer.Context) -> None:
     """Train a hypernetwork (needs the `train` extra); `localhyper train --help` shows its own options."""
     try:
-        from localhyper.export.train import main as run_train
+        from localhyper.export.start import main as run_train
     except ModuleNotFoundError as error:
         raise _missing_extra(error, "PyTorch", "localhyper[train]") from error
     raise typer.Exit(run_train(context.args))
