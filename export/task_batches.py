@@ -171,8 +171,10 @@ class TaskBatchMaker:
         run = self.recipe.run
         width, drawn = drawer.draw(step, run.tasks, run.rows, self.process, self.processes)
         count = min(run.meaningless, len(drawn)) if self.recipe.loss.meaningless and self.meaningless else 0
-        empty = [random.Random(f"{one.key}/meaningless").choice(self.meaningless) for one in drawn[:count]]
-        kept = pad_rows([row for one in drawn[:count] for row in one.rows], width, 0.0) if count else None
+        # Evenly spaced, so that several processes have those that one would have.
+        lent = drawn[:: len(drawn) // count][:count] if count else []
+        empty = [random.Random(f"{one.key}/meaningless").choice(self.meaningless) for one in lent]
+        kept = pad_rows([row for one in lent for row in one.rows], width, 0.0) if count else None
         return TaskBatch(self.described(drawn, empty), len(drawn), self._rows(drawn, width), kept)
 
     def held(self, drawer: TaskDrawer, step: int) -> TaskBatch:
