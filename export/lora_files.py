@@ -20,7 +20,8 @@ from localhyper.errors import ConfigError
 from localhyper.export.task_hypernetwork import TaskConfig, module_widths
 from localhyper.export.text_to_lora import LoraPair
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
-from localhyper.lora import LoraTarget, LoraWeights
+from localhyper.gguf_writer import Dtype
+from localhyper.lora import FloatArray, LoraTarget, LoraWeights
 
 SUFFIX = ".safetensors"
 _STRANGE = re.compile(r"[^A-Za-z0-9._-]+")
@@ -67,7 +68,12 @@ def lora_shapes(config: TaskConfig) -> dict[str, tuple[int, int, int]]:
 
 
 def write_task_adapter(
-    path: Path, name: str, pairs: Mapping[str, LoraPair], config: TaskConfig, base: BaseModelInfo
+    path: Path,
+    name: str,
+    pairs: Mapping[str, LoraPair],
+    config: TaskConfig,
+    base: BaseModelInfo,
+    dtype: Dtype = "f16",
 ) -> None:
     """Write one task's LoRA as a GGUF adapter: pairs without a task axis.
 
@@ -81,8 +87,9 @@ def write_task_adapter(
     metadata = AdapterMetadata(
         name=name, source_title=name, source_kind="task", base_fingerprint=base.fingerprint, rank=config.rank
     )
-    write_adapter(path, LoraWeights(targets), base, metadata)
+    write_adapter(path, LoraWeights(targets), base, metadata, dtype)
 
 
-def _array(tensor: Tensor):  # type: ignore[no-untyped-def]
-    return tensor.detach().to(torch.float32).cpu().contiguous().numpy()
+def _array(tensor: Tensor) -> FloatArray:
+    values: FloatArray = tensor.detach().to(torch.float32).cpu().contiguous().numpy()
+    return values

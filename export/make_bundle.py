@@ -81,7 +81,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder given to --out of the training run")
     parser.add_argument("--recipe", type=Path, required=True, help="the recipe it was trained with")
     parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--out", type=Path, required=True, help="bundle to write; of a multi-task run an adapter, .gguf")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="bundle to write; of a multi-task run an adapter, .gguf"
+    )
     options = parser.parse_args(argv)
     try:
         print(_export_tasks(options) if is_task_recipe(options.recipe) else _export_documents(options))

@@ -196,7 +196,9 @@ class TaskDrawer:
         name = f"{self.seed}/{self.split}/{step}"
         rng, wanted = random.Random(name), count * processes
         all_tasks = range(len(self.tasks))
-        chosen = [number for _ in range(-(-wanted // len(all_tasks))) for number in rng.sample(all_tasks, len(all_tasks))]
+        chosen = [
+            number for _ in range(-(-wanted // len(all_tasks))) for number in rng.sample(all_tasks, len(all_tasks))
+        ]
         places = range(process * count, (process + 1) * count)
         return [self._drawn(chosen[place], (), 0, f"{name}/{place}") for place in places]
 

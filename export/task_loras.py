@@ -1,7 +1,7 @@
 """One LoRA for each of many tasks, trained many at a time.
 
     python -m localhyper.export.task_loras RECIPE --base MODEL.gguf --data DATA --out LORAS
-    python -m localhyper.export.task_loras RECIPE … --sets sni/val.jsonl.gz bench/arc_easy.train.jsonl.gz --gguf --out DIR
+    python -m localhyper.export.task_loras RECIPE … --out DIR --gguf --sets sni/val.jsonl.gz bench/arc_easy.train.jsonl.gz
 
 The first trains the targets of reconstruction: LoRAs of the recipe's training tasks. The second trains what a task's
 own examples can give, the bound that hypernetworks are measured against, from examples that evaluation leaves for
@@ -97,7 +97,9 @@ class Group:
         torch.manual_seed(recipe.run.seed)
         device = base.cos.device
         self.model = TaskModel(base, LoraBank(recipe.hypernetwork, len(tasks)), 0).to(device)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=recipe.loras.lr, betas=(0.9, 0.98), weight_decay=0)
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=recipe.loras.lr, betas=(0.9, 0.98), weight_decay=0
+        )
         self.step = 0
 
     @property

@@ -78,7 +78,7 @@ class TaskModel(nn.Module):
     def logits(self, rows: Rows, adapter: Adapter | None) -> Tensor:
         """float32 logits [n, vocab] at the rows' places."""
         x, _ = self.base.run(self.base.embed(rows.ids), 0, self.base.shape.blocks, lora=adapter)
-        return self.base.logits(x.flatten(0, 1)[rows.places]).float()
+        return self.base.logits(x.flatten(0, 1).index_select(0, rows.places)).float()
 
     def answer_loss(self, rows: Rows, adapter: Adapter) -> Tensor:
         """Cross-entropy of the answers' tokens, summed by their weights."""

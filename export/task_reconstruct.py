@@ -63,7 +63,9 @@ def read_targets(folder: Path, names: list[str], config: TaskConfig, device: tor
     found = [read_lora(folder / file_name(name), config) for name in names]
     return TargetSet(
         {
-            module: LoraPair(*(torch.stack([getattr(pairs[module], side) for pairs in found]).to(device) for side in "ab"))
+            module: LoraPair(
+                *(torch.stack([getattr(pairs[module], side) for pairs in found]).to(device) for side in "ab")
+            )
             for module in config.modules
         }
     )
@@ -94,7 +96,9 @@ class ReconstructionRun(TaskRun):
     def wrap(self, core: TaskModel, loras: Path | None) -> nn.Module:
         """The LoRAs that are there are the targets; their tasks are drawn, whatever their rows."""
         if loras is None:
-            raise ConfigError("reconstruction needs LoRAs", "train them with localhyper.export.task_loras, give --loras")
+            raise ConfigError(
+                "reconstruction needs LoRAs", "train them with localhyper.export.task_loras, give --loras"
+            )
         there = [task for task in self.drawer.tasks if (loras / file_name(task.name)).is_file()]
         if len(there) < FEWEST:
             raise ConfigError(f"{loras} has {len(there)} LoRAs of the recipe's tasks, at least {FEWEST} are needed")

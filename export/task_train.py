@@ -160,7 +160,9 @@ class TaskRun(TrainingLoop):
         figures = torch.stack((losses.answer, losses.meaningless, norm.float()))
         answer, meaningless, size = self.accelerator.reduce(figures, "mean").tolist()
         seen = tokens * self.accelerator.num_processes
-        return StepResult({"answer": answer, "meaningless": meaningless}, size, seen, {"width": batch.rows.ids.shape[1]})
+        return StepResult(
+            {"answer": answer, "meaningless": meaningless}, size, seen, {"width": batch.rows.ids.shape[1]}
+        )
 
     def probe(self) -> dict[str, object]:
         """Figures of tasks that are held out, by descriptions never trained with."""
@@ -191,7 +193,9 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", type=Path, help="TOML recipe, e.g. export/recipes/smollm2-135m-task.toml")
     parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
     parser.add_argument("--data", type=Path, required=True, help="folder the recipe's files are relative to")
-    parser.add_argument("--out", type=Path, required=True, help="folder of this run; an interrupted run goes on from it")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of this run; an interrupted run goes on from it"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
         "--dtype",

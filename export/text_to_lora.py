@@ -83,7 +83,10 @@ class _Stack(nn.Module):
 
 
 def two_linears(width: int, outputs: int, first: nn.Module) -> nn.Sequential:
-    """silu(Lin(silu(Lin(first(x))))), [..., width] to [..., outputs]; the places 1 and 4 of the linears are the published ones."""
+    """silu(Lin(silu(Lin(first(x))))): [..., width] to [..., outputs].
+
+    The places 1 and 4 of the linears are the published ones.
+    """
     inner = HIDDEN * width
     silu, dropout = nn.SiLU(), nn.Identity()
     return nn.Sequential(first, nn.Linear(width, inner), silu, dropout, nn.Linear(inner, outputs), nn.SiLU())

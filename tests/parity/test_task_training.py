@@ -229,7 +229,9 @@ def test_held_out_tasks_are_measured_by_descriptions_never_trained_with(
 def test_a_fresh_hypernetwork_is_the_base_model(model: TaskModel, drawer: TaskDrawer, batches: TaskBatchMaker) -> None:
     fresh = TaskModel(model.base, TaskHypernetwork(model.config), model.prefix_tokens)
     found = probe_tasks(fresh, [batches.held(drawer, 0)])
-    assert found.aligned == pytest.approx(found.none, abs=1e-6) and found.shuffled == pytest.approx(found.none, abs=1e-6)
+    assert found.aligned == pytest.approx(found.none, abs=1e-6) and found.shuffled == pytest.approx(
+        found.none, abs=1e-6
+    )
 
 
 def test_the_shuffled_figure_is_the_loss_with_descriptions_exchanged(
@@ -244,9 +246,7 @@ def test_the_shuffled_figure_is_the_loss_with_descriptions_exchanged(
     assert got.none == pytest.approx(want.none)
 
 
-def test_padding_of_descriptions_changes_nothing(
-    model: TaskModel, drawer: TaskDrawer, batches: TaskBatchMaker
-) -> None:
+def test_padding_of_descriptions_changes_nothing(model: TaskModel, drawer: TaskDrawer, batches: TaskBatchMaker) -> None:
     _, drawn = drawer.draw(0, 4, 2)
     together = model.pairs(batches.described(drawn, blurred=False))
     for index, one in enumerate(drawn):
@@ -282,7 +282,9 @@ def test_losses_reach_every_part_of_the_hypernetwork_and_nothing_else(
 
 
 @pytest.mark.filterwarnings("ignore")  # accelerate's own
-def test_loras_trained_together_are_those_trained_alone(ground: Path, maker: RowMaker, recipe: TaskRecipe, tmp_path: Path) -> None:
+def test_loras_trained_together_are_those_trained_alone(
+    ground: Path, maker: RowMaker, recipe: TaskRecipe, tmp_path: Path
+) -> None:
     base = TorchBase(ground / "base.gguf")
     # One width for all, so that rows are padded alike and sums round alike.
     recipe = replace(recipe, data=replace(recipe.data, buckets=(160,)))
@@ -322,7 +324,9 @@ def test_a_stopped_group_goes_on_and_written_ones_are_left(ground: Path, tmp_pat
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
-def test_the_bundle_gives_what_training_used(ground: Path, model: TaskModel, recipe: TaskRecipe, tmp_path: Path) -> None:
+def test_the_bundle_gives_what_training_used(
+    ground: Path, model: TaskModel, recipe: TaskRecipe, tmp_path: Path
+) -> None:
     """Activations of one description without padding through onnxruntime: the very matrices of the torch model."""
     from localhyper.base_header import read_base_info
     from localhyper.export.task_onnx import write_task_bundle
