@@ -1,7 +1,7 @@
 """LoRAs of many tasks on disk, one safetensors file a task, and as GGUF adapters for llama.cpp.
 
-A file `NAME.safetensors` holds `a.MODULE` [blocks, rank, inputs] and `b.MODULE` [blocks, outputs, rank], float32, in the
-order of the GGUF base and without the LoRA scaling. An adapter has the scaling in b, like all of them.
+A file `NAME.safetensors` holds `a.MODULE` [blocks, rank, inputs] and `b.MODULE` [blocks, outputs, rank], float32, rows
+in the order of the GGUF base, without the LoRA scaling. An adapter has the scaling in b, like all of them.
 """
 
 from __future__ import annotations

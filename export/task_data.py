@@ -1,7 +1,7 @@
 """Tasks with their descriptions and instances as token ids, and which of them a step is made of.
 
-A prompt is the base's chat template with the instance's input alone as the user's turn: what is to be done stands in the
-description only, so the adapter has to carry it. What a step draws is a pure function of (seed, step, process), and
+A prompt is the base's chat template with the instance's input alone as the user's turn: what is to be done stands in
+the description only, so the adapter has to carry it. What a step draws is a pure function of (seed, step, process), and
 task i of all processes is the same however many there are. Knows tokens only through the tokenizer it is given.
 """
 

@@ -218,7 +218,8 @@ class TaskHypernetwork(nn.Module):
     def _split(self, name: str, made: Tensor) -> LoraPair:
         """A head's output [batch, blocks, rank * (inputs + outputs)] as a pair."""
         inputs, outputs = self.widths[name]
-        a, b = made.split((self.config.rank * inputs, self.config.rank * outputs), -1)
+        cut = self.config.rank * inputs
+        a, b = made[..., :cut], made[..., cut:]
         return LoraPair(a.unflatten(-1, (self.config.rank, inputs)), b.unflatten(-1, (outputs, self.config.rank)))
 
     def _placed(self, name: str, made: LoraPair) -> LoraPair:

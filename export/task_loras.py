@@ -1,7 +1,7 @@
 """One LoRA for each of many tasks, trained many at a time.
 
     python -m localhyper.export.task_loras RECIPE --base MODEL.gguf --data DATA --out LORAS
-    python -m localhyper.export.task_loras RECIPE … --out DIR --gguf --sets sni/val.jsonl.gz bench/arc_easy.train.jsonl.gz
+    python -m localhyper.export.task_loras RECIPE … --out DIR --gguf --sets sni/val.jsonl.gz bench/boolq.train.jsonl.gz
 
 The first trains the targets of reconstruction: LoRAs of the recipe's training tasks. The second trains what a task's
 own examples can give, the bound that hypernetworks are measured against, from examples that evaluation leaves for
@@ -136,8 +136,8 @@ class Group:
         count, picked = self.recipe.loras.rows, []
         for task in self.tasks:
             rng = random.Random(f"{self.recipe.run.seed}/loras/{task.name}/{step}")
-            rows = rng.sample(task.rows, min(count, len(task.rows)))
-            picked += [rows[index % len(rows)] for index in range(count)]
+            drawn = rng.sample(task.rows, min(count, len(task.rows)))
+            picked += [drawn[index % len(drawn)] for index in range(count)]
         longest = max(len(row.ids) for row in picked)
         width = next(width for width in self.recipe.data.buckets if width >= longest)
         rows = pad_rows(picked, width, self.recipe.loss.length_power)
@@ -151,7 +151,7 @@ class Group:
             group["lr"] = settings.lr * lr_factor(self.step, settings)  # type: ignore[arg-type]
         logits = self.model.logits(rows, self.model.adapter(self.bank()))
         each = F.cross_entropy(logits, rows.gold, reduction="none", ignore_index=IGNORED) * rows.weights
-        each.sum().backward()
+        torch.autograd.backward(each.sum())
         self._clip(settings.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()

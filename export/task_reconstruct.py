@@ -84,6 +84,7 @@ class Reconstruction(nn.Module):
         The mean over millions of numbers has gradients so small that Adam's epsilon would count.
         """
         net = self.core.hypernetwork
+        assert isinstance(net, TaskHypernetwork)
         made = net.raw(self.core.encode(described.ids), described.mask, described.jitter)
         squares = [(got - want).square() for name in made for got, want in zip(made[name], targets[name], strict=True)]
         total = torch.stack([part.sum((2, 3)).mean() for part in squares]).sum()

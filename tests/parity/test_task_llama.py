@@ -1,4 +1,4 @@
-"""torch = llama.cpp for LoRA on every module of a block: rows of what is trained on the torch base stay in their order."""
+"""torch = llama.cpp for LoRA on every module of a block: rows trained on the torch base need no other order."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is in the [train] extra")
+
+from torch import Tensor  # noqa: E402
 
 from localhyper.base_header import read_base_info  # noqa: E402
 from localhyper.engine import AdapterUse, EngineConfig  # noqa: E402
@@ -73,7 +75,7 @@ def test_one_document_stands_for_all_rows_and_several_have_their_own(tmp_path: P
     both = {name: LoraPair(*(torch.stack(s) for s in zip(one[name], two[name], strict=True))) for name in one}
     ids = torch.arange(3, 43).view(4, 10)
 
-    def run(pairs: dict[str, LoraPair], rows: torch.Tensor) -> torch.Tensor:
+    def run(pairs: dict[str, LoraPair], rows: Tensor) -> Tensor:
         lora = block_adapter(pairs, 2.0, torch.float32)
         with torch.no_grad():
             return base.run(base.embed(rows), 0, 4, lora=lora)[0]
