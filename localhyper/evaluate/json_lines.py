@@ -103,9 +103,7 @@ class Row:
         for index, item in enumerate(value):
             if not isinstance(item, dict):
                 self.refuse(f"`{name}[{index}]` must be an object")
-        return [
-            Row(self.path, self.number, self.hint, item, f"{name}[{index}].") for index, item in enumerate(value)
-        ]
+        return [Row(self.path, self.number, self.hint, item, f"{name}[{index}].") for index, item in enumerate(value)]
 
     def _checked(self, name: str, value: object) -> str:
         if not isinstance(value, str) or not value.strip():

@@ -70,7 +70,13 @@ def test_lines_out_of_the_schema_are_refused_by_number(tmp_path: Path, row: obje
 
 @pytest.mark.parametrize(
     ("content", "named"),
-    [(b"\n", "no tasks"), (b"{", "not valid JSON"), (b"\xff\xfe", "not UTF-8"), (b"\x1f\x8b.", "damaged"), (None, "exist")],
+    [
+        (b"\n", "no tasks"),
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"\x1f\x8b.", "damaged"),
+        (None, "exist"),
+    ],
 )
 def test_unusable_files_are_refused(tmp_path: Path, content: bytes | None, named: str) -> None:
     path = tmp_path / "bad.jsonl"
