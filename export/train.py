@@ -117,20 +117,24 @@ class Run(TrainingLoop):
         probed = replace(recipe.surround, bank=max(PROBED_CHUNKS) + 8)
         self.held_bank = FillerBank(self.held, self.collator, probed, recipe.run.seed)
         base = TorchBase(base_path, dtype).to(self.device)
-        hypernetwork = self._hypernetwork(base, train)
+        given = self._given_weights(init) if init is not None and not self.checkpoint.exists() else None
+        hypernetwork = self._hypernetwork(base, train, measured=given is None or "basis" not in given["hypernetwork"])
         self.model = MetaModel(base, hypernetwork, len(self.collator.prefix), int(recipe.run.cache_gb * 2**30))
         self.optimizers = make_optimizers(self.model, recipe.run, NO_MATRICES)
-        if init is not None and not self.checkpoint.exists():
-            self._start_from(init)
+        if init is not None and given is not None:
+            self._start_from(init, given)
         self.prepare()
 
-    def _hypernetwork(self, base: TorchBase, corpus: Corpus) -> AssociationHypernetwork | PerceiverHypernetwork:
+    def _hypernetwork(
+        self, base: TorchBase, corpus: Corpus, *, measured: bool
+    ) -> AssociationHypernetwork | PerceiverHypernetwork:
+        """A new one; without the measured moment where one comes with given weights."""
         torch.manual_seed(self.recipe.run.seed)
         if self.recipe.perceiver is not None:
             norm, epsilon = base.get_buffer("output_norm_weight"), base.shape.norm_epsilon
             return PerceiverHypernetwork(self.recipe.perceiver, norm, epsilon).to(self.device)
         moment = None
-        if not self.checkpoint.exists():
+        if measured and not self.checkpoint.exists():
             batches = [ids.to(self.device) for ids in moment_batches(corpus, self.collator, self.recipe)]
             c = self.recipe.hypernetwork
             moment = low_rank(second_moments(base, batches, c.blocks, len(self.collator.prefix)), c.metric_rank)
@@ -149,15 +153,12 @@ class Run(TrainingLoop):
         """Take the settled sum back."""
         self.model.settled = Settled(**state["settled"]) if state["settled"] else None
 
-    def _start_from(self, path: Path) -> None:
+    def _start_from(self, path: Path, state: dict[str, Any]) -> None:
         """Weights of an earlier run or of a bundle; what it did not have yet starts as it always does.
 
         Raises:
-            ConfigError: No checkpoint or bundle, or one of another hypernetwork.
+            ConfigError: They are of another hypernetwork.
         """
-        if not path.is_file():
-            raise ConfigError(f"checkpoint {path} is missing", "name the checkpoint.pt of an earlier run, or a bundle")
-        state = self._given_weights(path)
         own = self.trained.state_dict()
         strange = [k for k, v in state["hypernetwork"].items() if k not in own or own[k].shape != v.shape]
         if strange:
@@ -168,7 +169,13 @@ class Run(TrainingLoop):
         self.log({"event": "started from", "run": where, "step": state["step"], "new parameters": new})
 
     def _given_weights(self, path: Path) -> dict[str, Any]:
-        """`hypernetwork` and `step` of a checkpoint or a bundle."""
+        """`hypernetwork` and `step` of a checkpoint or a bundle.
+
+        Raises:
+            ConfigError: It is missing, or of another kind than the recipe's.
+        """
+        if not path.is_file():
+            raise ConfigError(f"checkpoint {path} is missing", "name the checkpoint.pt of an earlier run, or a bundle")
         if path.suffix != ".onnx":
             held: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
             return held
