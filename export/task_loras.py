@@ -24,10 +24,9 @@ from torch import Tensor
 
 from localhyper.base_header import read_base_info
 from localhyper.errors import ConfigError, LocalHyperError
-from localhyper.evaluate.choice_set import read_choices
+from localhyper.evaluate.bench_set import BENCHMARKS
 from localhyper.evaluate.task_set import read_tasks as read_evaluated
 from localhyper.export.command_line import refuse
-from localhyper.export.data import read_rows
 from localhyper.export.lora_files import file_name, write_lora, write_task_adapter
 from localhyper.export.prefetch import prefetch
 from localhyper.export.prompts import read_prompt_format
@@ -67,25 +66,20 @@ def training_tasks(recipe: TaskRecipe, data: Path, maker: RowMaker) -> list[Taug
 
 
 def evaluated_tasks(path: Path, maker: RowMaker) -> list[Taught]:
-    """What is for training in a file that evaluation reads: task files, multiple choice, worked solutions.
+    """What is for training in a file that evaluation reads: a task file, or a benchmark's rows for training.
 
     Raises:
         ConfigError: The file cannot be used.
     """
-    first = next(iter(read_rows(path)), {})
     name = path.name.split(".")[0]
-    if "descriptions" in first:
+    if name in BENCHMARKS and BENCHMARKS[name].shown_from == name:
+        found = [(name, [(shot.message, shot.reply) for shot in BENCHMARKS[name].show(path)])]
+    else:
         found = [
             (task.name, [(example.input, example.outputs[0]) for example in task.train])
             for task in read_evaluated(path)
         ]
-    elif "choices" in first:
-        found = [(name, [(q.message, "".join(q.parts(q.choices[q.answer]))) for q in read_choices(path)])]
-    elif "solution" in first:
-        found = [(name, [(str(r.get("question") or r["prompt"]), str(r["solution"])) for r in read_rows(path)])]
-    else:
-        raise ConfigError(f"data file {path} has no tasks, choices or solutions", "name files of evaluation")
-    taught = [Taught(name, maker.rows(pairs)) for name, pairs in found]
+    taught = [Taught(task, maker.rows(pairs)) for task, pairs in found]
     return [task for task in taught if task.rows]
 
 
