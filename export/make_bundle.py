@@ -1,4 +1,7 @@
-"""A training run to a bundle: `localhyper export RUN --recipe FILE --base MODEL.gguf --out FILE.onnx`."""
+"""A training run to a bundle: `localhyper export RUN --recipe FILE --base MODEL.gguf --out FILE.onnx`.
+
+Runs over tasks are exported by `task_onnx`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.export.command_line import refuse
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.onnx_bundle import write_bundle
+from localhyper.export.task_config import is_task_recipe, load_task_recipe
 from localhyper.export.train_config import Recipe, load_recipe
 
 
@@ -55,24 +59,36 @@ def make_card(recipe: Recipe, run: Path, facts: dict[str, Any]) -> dict[str, Any
     }
 
 
+def _export_tasks(options: argparse.Namespace) -> str:
+    from localhyper.export.task_onnx import export_task_run
+
+    return export_task_run(load_task_recipe(options.recipe), options.run, options.base, options.out)
+
+
+def _export_documents(options: argparse.Namespace) -> str:
+    recipe = load_recipe(options.recipe)
+    hypernetwork, facts = load_run(recipe, options.run)
+    card = make_card(recipe, options.run, facts)
+    base = read_base_info(options.base)
+    parity = write_bundle(hypernetwork, base, options.out, name=recipe.name, prefix=recipe.chunk_prefix, card=card)
+    size = options.out.stat().st_size / 2**20
+    return f"{options.out}: {size:.1f} MiB, torch = ONNX within {parity.max_difference:.1e} at lengths {parity.lengths}"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line of the export."""
     parser = argparse.ArgumentParser(prog="localhyper export", description="Turn a training run into an ONNX bundle")
     parser.add_argument("run", type=Path, help="folder given to --out of the training run")
     parser.add_argument("--recipe", type=Path, required=True, help="the recipe it was trained with")
     parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--out", type=Path, required=True, help="bundle to write")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="bundle to write; of a multi-task run an adapter, .gguf"
+    )
     options = parser.parse_args(argv)
     try:
-        recipe = load_recipe(options.recipe)
-        hypernetwork, facts = load_run(recipe, options.run)
-        card = make_card(recipe, options.run, facts)
-        base = read_base_info(options.base)
-        parity = write_bundle(hypernetwork, base, options.out, name=recipe.name, prefix=recipe.chunk_prefix, card=card)
+        print(_export_tasks(options) if is_task_recipe(options.recipe) else _export_documents(options))
     except LocalHyperError as error:
         refuse(parser, error)
-    size = options.out.stat().st_size / 2**20
-    print(f"{options.out}: {size:.1f} MiB, torch = ONNX within {parity.max_difference:.1e} at lengths {parity.lengths}")
     return 0
 
 

@@ -2,7 +2,7 @@
 
 Written from a prose description of Text-to-LoRA (Charakorn et al. 2025); parameter names and shapes are those of its
 published checkpoints. What its trainer calls SFT and reconstruction, with one head output for both matrices or one for
-each, are all here; dropout is left out.
+each, are all here; dropout is left out. The trunk's parts also serve `task_hypernetwork`.
 
 Knows neither checkpoint files nor base models.
 """
@@ -82,14 +82,18 @@ class _Stack(nn.Module):
         return out
 
 
-def _two_linears(width: int, outputs: int, first: nn.Module) -> nn.Sequential:
-    """silu(Lin(silu(Lin(first(x))))); the places 1 and 4 of the linears are the published ones."""
+def two_linears(width: int, outputs: int, first: nn.Module) -> nn.Sequential:
+    """silu(Lin(silu(Lin(first(x))))): [..., width] to [..., outputs].
+
+    The places 1 and 4 of the linears are the published ones.
+    """
     inner = HIDDEN * width
     silu, dropout = nn.SiLU(), nn.Identity()
     return nn.Sequential(first, nn.Linear(width, inner), silu, dropout, nn.Linear(inner, outputs), nn.SiLU())
 
 
-def _table(rows: int, width: int) -> nn.Sequential:
+def table(rows: int, width: int) -> nn.Sequential:
+    """A learned vector for each of `rows` numbers, normed."""
     return nn.Sequential(nn.Embedding(rows, width), nn.LayerNorm(width))
 
 
@@ -101,12 +105,12 @@ class TextToLora(nn.Module):
         self.config = config
         s, t, r = config.latent, config.head_input, config.rank
         self.task_encoder = _Stack(nn.Sequential(nn.Linear(config.embedding, s // 2), nn.LayerNorm(s // 2)))
-        self.layer_depth_encoder = _table(config.blocks, s // 4)
-        self.layer_type_encoder = _table(len(config.modules), s // 4)
-        self.mixer = _two_linears(s, s, nn.Identity())
-        self.mlp1 = _Stack(_two_linears(s, s, nn.LayerNorm(s)))
-        self.mlp2 = _Stack(_two_linears(s, s, nn.LayerNorm(s)))
-        self.mlp3 = _two_linears(s, t, nn.LayerNorm(s))
+        self.layer_depth_encoder = table(config.blocks, s // 4)
+        self.layer_type_encoder = table(len(config.modules), s // 4)
+        self.mixer = two_linears(s, s, nn.Identity())
+        self.mlp1 = _Stack(two_linears(s, s, nn.LayerNorm(s)))
+        self.mlp2 = _Stack(two_linears(s, s, nn.LayerNorm(s)))
+        self.mlp3 = two_linears(s, t, nn.LayerNorm(s))
         widths = dict(zip(config.modules, zip(config.inputs, config.outputs, strict=True), strict=True))
         self.widths: Mapping[str, tuple[int, int]] = widths
         sizes = {name: max(pair) if config.shared_head else sum(pair) for name, pair in widths.items()}

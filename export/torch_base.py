@@ -2,7 +2,8 @@
 
 Weights are dequantized, so training sees what the quantized model will do (up to llama.cpp's rounding of
 activations). Llama-type blocks in llama.cpp's own weight layout: rotary pairs are interleaved, q and k need no
-permutation. Knows nothing of hypernetworks; an adapter is a pair of matrices per block and target.
+permutation, and neither does an adapter of them that was trained here. Knows nothing of hypernetworks; an adapter is a
+pair of matrices per block and module.
 """
 
 from __future__ import annotations
@@ -38,20 +39,30 @@ class BaseShape:
         """Width of one attention head."""
         return self.hidden // self.heads
 
+    @property
+    def keys(self) -> int:
+        """Width of all keys, and of all values."""
+        return self.kv_heads * self.head_size
+
 
 @dataclass(frozen=True)
 class BlockLora:
-    """LoRA on `ffn_down` of one block for a batch of documents.
+    """LoRA on one module of one block for a batch of documents (or tasks).
 
     Attributes:
-        a: [documents, rank, ffn].
-        b: [documents, hidden, rank], scaling folded in.
-        shared: [hidden, ffn], a dense update that all documents get beside their own; None = nothing.
+        a: [documents, rank, inputs]; one document stands for all rows.
+        b: [documents, outputs, rank], scaling folded in, rows in llama.cpp's order.
+        shared: [outputs, inputs], a dense update that all documents get beside their own; None = nothing.
     """
 
     a: Tensor
     b: Tensor
     shared: Tensor | None = None
+
+
+# What adapts a block: LoRA by the module's GGUF name, or of `ffn_down` alone.
+BlockAdapter = BlockLora | Mapping[str, BlockLora]
+NONE: Mapping[str, BlockLora] = {}
 
 
 @dataclass(frozen=True)
@@ -138,24 +149,29 @@ class TorchBase(nn.Module):
         cos, sin = self.cos[:tokens], self.sin[:tokens]
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
-    def _attention(self, block: int, x: Tensor) -> Tensor:
+    def _linear(self, block: int, name: str, x: Tensor, lora: Mapping[str, BlockLora]) -> Tensor:
+        """W x of a module, and what its LoRA adds, for x [rows, tokens, inputs]."""
+        out = F.linear(x, self.weight(block, name))
+        return out + _apply_lora(lora[name], x) if name in lora else out
+
+    def _attention(self, block: int, x: Tensor, lora: Mapping[str, BlockLora]) -> Tensor:
         batch, tokens, _ = x.shape
         shape, size = self.shape, self.shape.head_size
 
         def heads(name: str, count: int) -> Tensor:
-            return F.linear(x, self.weight(block, name)).view(batch, tokens, count, size).transpose(1, 2)
+            return self._linear(block, name, x, lora).view(batch, tokens, count, size).transpose(1, 2)
 
         q, k = self._rotate(heads("attn_q", shape.heads)), self._rotate(heads("attn_k", shape.kv_heads))
         v = heads("attn_v", shape.kv_heads)
         repeat = shape.heads // shape.kv_heads
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return F.linear(mixed.transpose(1, 2).reshape(batch, tokens, -1), self.weight(block, "attn_output"))
+        return self._linear(block, "attn_output", mixed.transpose(1, 2).reshape(batch, tokens, -1), lora)
 
-    def ffn_input(self, block: int, x: Tensor) -> Tensor:
+    def ffn_input(self, block: int, x: Tensor, lora: Mapping[str, BlockLora] = NONE) -> Tensor:
         """What enters `ffn_down` of a block, [batch, tokens, ffn], given the stream after attention."""
         h = self.norm(x, self.weight(block, "ffn_norm"))
-        return F.silu(F.linear(h, self.weight(block, "ffn_gate"))) * F.linear(h, self.weight(block, "ffn_up"))
+        return F.silu(self._linear(block, "ffn_gate", h, lora)) * self._linear(block, "ffn_up", h, lora)
 
     def run(
         self,
@@ -163,7 +179,7 @@ class TorchBase(nn.Module):
         start: int,
         end: int,
         *,
-        lora: Mapping[int, BlockLora] | None = None,
+        lora: Mapping[int, BlockAdapter] | None = None,
         taps: Sequence[int] = (),
         ffn_blocks: Sequence[int] = (),
     ) -> tuple[Tensor, Captured]:
@@ -171,20 +187,18 @@ class TorchBase(nn.Module):
 
         With `lora`, the batch is documents x rows of one document in that order.
         """
-        lora = lora or {}
+        given = {block: _by_module(adapter) for block, adapter in (lora or {}).items()}
         kept: dict[int, Tensor] = {}
         inner: dict[int, Tensor] = {}
         for block in range(start, end):
             if block in taps:
                 kept[block] = x
-            x = x + self._attention(block, self.norm(x, self.weight(block, "attn_norm")))
-            m = self.ffn_input(block, x)
+            of_block = given.get(block, NONE)
+            x = x + self._attention(block, self.norm(x, self.weight(block, "attn_norm")), of_block)
+            m = self.ffn_input(block, x, of_block)
             if block in ffn_blocks:
                 inner[block] = m
-            out = F.linear(m, self.weight(block, "ffn_down"))
-            if block in lora:
-                out = out + _apply_lora(lora[block], m)
-            x = x + out
+            x = x + self._linear(block, "ffn_down", m, of_block)
         if end in taps:
             kept[end] = x
         return x, Captured(kept, inner)
@@ -194,8 +208,12 @@ class TorchBase(nn.Module):
         return F.linear(self.norm(x, self.get_buffer("output_norm_weight")), self.get_buffer("output_weight"))
 
 
+def _by_module(adapter: BlockAdapter) -> Mapping[str, BlockLora]:
+    return {"ffn_down": adapter} if isinstance(adapter, BlockLora) else adapter
+
+
 def _apply_lora(lora: BlockLora, m: Tensor) -> Tensor:
-    """B @ a @ m for rows [documents * rows, tokens, ffn]."""
+    """B @ a @ m for rows [documents * rows, tokens, inputs]."""
     documents = lora.a.shape[0]
     flat = m.reshape(documents, -1, m.shape[-1])
     low = torch.bmm(flat, lora.a.to(m.dtype).transpose(1, 2))

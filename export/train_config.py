@@ -101,7 +101,12 @@ class Recipe:
     run: RunConfig = field(default_factory=RunConfig)
 
 
-def _build(cls: type[Any], table: dict[str, Any], where: str) -> Any:
+def build_table(cls: type[Any], table: dict[str, Any], where: str) -> Any:
+    """A table of a recipe as its dataclass.
+
+    Raises:
+        ConfigError: It has a key that the dataclass lacks.
+    """
     known = {f.name for f in dataclasses.fields(cls)}
     unknown = set(table) - known
     if unknown:
@@ -112,18 +117,27 @@ def _build(cls: type[Any], table: dict[str, Any], where: str) -> Any:
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
+def read_tables(path: Path) -> dict[str, Any]:
+    """The tables of a recipe, unchecked.
+
+    Raises:
+        ConfigError: The file is missing or is not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"recipe {path} is missing", "recipes ship in export/recipes/") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"recipe {path} is not TOML: {error}") from None
+
+
 def load_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
         ConfigError: The file is missing, is not TOML or names an unknown key.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"recipe {path} is missing", "recipes ship in export/recipes/") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"recipe {path} is not TOML: {error}") from None
+    raw = read_tables(path)
     tables = {
         "hypernetwork": AssociationConfig,
         "mixture": Mixture,
@@ -132,8 +146,8 @@ def load_recipe(path: Path) -> Recipe:
         "surround": SurroundConfig,
         "run": RunConfig,
     }
-    built = {key: _build(cls, raw.pop(key, {}), key) for key, cls in tables.items()}
+    built = {key: build_table(cls, raw.pop(key, {}), key) for key, cls in tables.items()}
     if "perceiver" in raw:
-        built["perceiver"] = _build(PerceiverConfig, raw.pop("perceiver"), "perceiver")
-    recipe: Recipe = _build(Recipe, raw | built, "top level")
+        built["perceiver"] = build_table(PerceiverConfig, raw.pop("perceiver"), "perceiver")
+    recipe: Recipe = build_table(Recipe, raw | built, "top level")
     return recipe

@@ -17,6 +17,7 @@ from localhyper.cli_attach import attach
 from localhyper.cli_chat import ask, chat
 from localhyper.cli_eval import eval_app
 from localhyper.cli_eval_adapters import register as register_eval_adapters
+from localhyper.cli_eval_tasks import register as register_eval_tasks
 from localhyper.cli_hypernet import hypernet_app
 from localhyper.cli_machine import config_app, demo, doctor, show_paths
 from localhyper.cli_models import models_app
@@ -56,6 +57,7 @@ app.add_typer(adapters_app, name="adapters")
 app.add_typer(models_app, name="models")
 app.add_typer(hypernet_app, name="hypernet")
 register_eval_adapters(eval_app)
+register_eval_tasks(eval_app)
 app.add_typer(eval_app, name="eval")
 app.add_typer(config_app, name="config")
 app.command(name="paths")(show_paths)
@@ -96,7 +98,7 @@ def tui(with_adapters: WithOption = None, base: BaseOption = "") -> None:
 def train(context: typer.Context) -> None:
     """Train a hypernetwork (needs the `train` extra); `localhyper train --help` shows its own options."""
     try:
-        from localhyper.export.train import main as run_train
+        from localhyper.export.start import main as run_train
     except ModuleNotFoundError as error:
         raise _missing_extra(error, "PyTorch", "localhyper[train]") from error
     raise typer.Exit(run_train(context.args))

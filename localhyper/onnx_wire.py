@@ -1,4 +1,4 @@
-"""Looks into an `.onnx` file without an ONNX library: its metadata strings, and whether it points to other files.
+"""Looks into an `.onnx` file without an ONNX library: metadata strings, number of weights, pointers to other files.
 
 Reads protobuf's wire format directly, only the few fields needed, and never trusts a length. It does not judge the
 graph: that is onnxruntime's work, which is only handed files that passed here.
@@ -20,7 +20,7 @@ _INSIDE: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _METADATA_PROPS = 14
-_TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 13, 14
+_TENSOR_DIMS, _TENSOR_EXTERNAL_DATA, _TENSOR_DATA_LOCATION = 1, 13, 14
 _MAX_DEPTH = 32
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
@@ -37,11 +37,13 @@ class OnnxOutline:
         metadata: The model's `metadata_props`.
         has_graph: Whether there is a graph at all.
         external_data: Whether a tensor keeps its values in another file.
+        weights: Numbers in all constant tensors, as their shapes say.
     """
 
     metadata: dict[str, str]
     has_graph: bool
     external_data: bool
+    weights: int = 0
 
 
 def outline(data: memoryview) -> OnnxOutline:
@@ -57,28 +59,38 @@ def outline(data: memoryview) -> OnnxOutline:
             key, text = _entry(value)
             metadata[key] = text
         has_graph = has_graph or (number == 7 and kind == _BYTES)
-    return OnnxOutline(metadata, has_graph, _has_external(data, "model", 0))
+    external, weights = False, 0
+    for tensor in _tensors(data, "model", 0):
+        elsewhere, elements = _look_at(tensor)
+        external, weights = external or elsewhere, weights + elements
+    return OnnxOutline(metadata, has_graph, external, weights)
 
 
-def _has_external(data: memoryview, message: str, depth: int) -> bool:
+def _tensors(data: memoryview, message: str, depth: int) -> Iterator[memoryview]:
+    """Every tensor inside a message, at any depth."""
     if depth > _MAX_DEPTH:
         raise WireError("nested too deeply")
     if message == "tensor":
-        return _tensor_is_external(data)
+        yield data
+        return
     inside = _INSIDE[message]
-    found = False
     for number, kind, value in _fields(data):
         if kind == _BYTES and number in inside:
-            found = _has_external(value, inside[number], depth + 1) or found
-    return found
+            yield from _tensors(value, inside[number], depth + 1)
 
 
-def _tensor_is_external(data: memoryview) -> bool:
-    external = False
-    for number, kind, value in _fields(data):
+def _look_at(tensor: memoryview) -> tuple[bool, int]:
+    """Whether a tensor keeps its values in another file, and how many it says it has."""
+    external, elements = False, 1
+    for number, kind, value in _fields(tensor):
         elsewhere = number == _TENSOR_DATA_LOCATION and kind == _VARINT and bytes(value) != b"\0"
         external = external or elsewhere or number == _TENSOR_EXTERNAL_DATA
-    return external
+        if number == _TENSOR_DIMS and kind in (_VARINT, _BYTES):  # each in a field of its own, or packed
+            at = 0
+            while at < len(value):
+                size, at = _varint(value, at)
+                elements *= size
+    return external, elements
 
 
 def _entry(data: memoryview) -> tuple[str, str]:

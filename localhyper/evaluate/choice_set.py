@@ -5,21 +5,16 @@ Says how a question is put and which part is scored. Checks every line and names
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
 import re
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import NoReturn
 
 from localhyper.errors import ConfigError
+from localhyper.evaluate.json_lines import Row, parse_row, read_lines, read_rows
 
-MAX_FILE_BYTES = 256 << 20
-_GZIP_MAGIC = b"\x1f\x8b"
 _HINT = 'one object a line: {"id", "question", "choices": [text, …], "answer": 0-based index, "passage" if any}'
 _PROMPT_HINT = 'one prompt a line, or one object a line with "question"'
 _BLANK = re.compile(r"(?<![\w_])_(?![\w_])")
@@ -73,7 +68,7 @@ def read_choices(path: Path) -> list[ChoiceQuestion]:
         ConfigError: The file is missing, damaged or empty, or a line is not in the schema.
     """
     name = path.name.split(".")[0]
-    questions = [_question(path, number, name, line) for number, line in _lines(path)]
+    questions = [_question(row, name) for row in read_rows(path, _HINT)]
     if not questions:
         raise ConfigError(f"data file `{path}` holds no questions", _HINT)
     return questions
@@ -109,7 +104,7 @@ def read_prompts(path: Path | None) -> list[str]:
     if path is None:
         text = resources.files("localhyper.evaluate").joinpath("chat_prompts.txt").read_text(encoding="utf-8")
         return [line.strip() for line in text.splitlines() if line.strip()]
-    prompts = [_prompt(path, number, line) for number, line in _lines(path)]
+    prompts = [_prompt(path, number, line) for number, line in read_lines(path)]
     if not prompts:
         raise ConfigError(f"prompt file `{path}` holds no prompts", _PROMPT_HINT)
     return list(dict.fromkeys(prompts))
@@ -118,62 +113,14 @@ def read_prompts(path: Path | None) -> list[str]:
 def _prompt(path: Path, number: int, line: str) -> str:
     if not line.startswith("{"):
         return line
-    question = _object(path, number, line).get("question")
+    question = parse_row(path, number, line, _PROMPT_HINT).fields.get("question")
     if not isinstance(question, str) or not question.strip():
         raise ConfigError(f"prompt file `{path}`, line {number}: `question` must be text that is not empty")
     return question.strip()
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Line numbers (from 1) and stripped lines that are not blank; gzip'd or not, the content decides."""
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == _GZIP_MAGIC
-        with gzip.open(path) if packed else path.open("rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-        lines = data.decode("utf-8-sig").split("\n")  # not splitlines: JSON texts may hold U+2028
-    except FileNotFoundError:
-        raise ConfigError(f"data file `{path}` does not exist", "name a text or .jsonl file, gzip'd or not") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"data file `{path}` is not UTF-8 text", "convert it first") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ConfigError(f"data file `{path}` is damaged: {error}", "fetch it again") from error
-    except OSError as error:
-        raise ConfigError(f"data file `{path}` cannot be read: {error.strerror or error}") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise ConfigError(f"data file `{path}` is larger than {MAX_FILE_BYTES >> 20} MiB", "give a part of it")
-    yield from ((number, line.strip()) for number, line in enumerate(lines, 1) if line.strip())
-
-
-def _refuse(path: Path, number: int, what: str) -> NoReturn:
-    raise ConfigError(f"data file `{path}`, line {number}: {what}", _HINT)
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, object]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        _refuse(path, number, f"not valid JSON ({error})")
-    if not isinstance(row, dict):
-        _refuse(path, number, f"must be an object, got {type(row).__name__}")
-    return row
-
-
-def _question(path: Path, number: int, name: str, line: str) -> ChoiceQuestion:
-    row = _object(path, number, line)
-    choices, answer, passage = row.get("choices"), row.get("answer"), row.get("passage", "")
-    if not isinstance(choices, list) or len(choices) < 2:
-        _refuse(path, number, "`choices` must be a list of at least two texts")
-    if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(choices):
-        _refuse(path, number, f"`answer` must be a whole number from 0 to {len(choices) - 1}")
-    if not isinstance(passage, str):
-        _refuse(path, number, "`passage` must be text")
-    texts = tuple(_text(path, number, f"choices[{index}]", choice) for index, choice in enumerate(choices))
-    question = _text(path, number, "question", row.get("question"))
-    return ChoiceQuestion(name, str(row.get("id", number)), question, texts, answer, passage.strip())
-
-
-def _text(path: Path, number: int, field: str, value: object) -> str:
-    if not isinstance(value, str) or not value.strip():
-        _refuse(path, number, f"`{field}` must be text that is not empty")
-    return value.strip()
+def _question(row: Row, name: str) -> ChoiceQuestion:
+    choices = row.texts("choices", 2)
+    answer = row.whole("answer", len(choices) - 1)
+    identity = str(row.fields.get("id", row.number))
+    return ChoiceQuestion(name, identity, row.text("question"), choices, answer, row.optional_text("passage"))

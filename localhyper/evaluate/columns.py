@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 
 from localhyper.bundle import BundleInfo
 from localhyper.config import did_you_mean
-from localhyper.engine import AdapterUse, ChatMessage, Engine, Sampling
+from localhyper.engine import AdapterUse, ChatMessage, Engine, GenerationStats, Sampling
 from localhyper.errors import ConfigError
 from localhyper.evaluate.costs import AttachCost, cost_of
 from localhyper.hypernet import Hypernetwork
@@ -200,10 +200,22 @@ def ask(engine: Engine, message: str, max_tokens: int, cancel: CancelToken) -> s
     Raises:
         Cancelled: `cancel` was set.
     """
-    sampling = Sampling(temperature=0.0, max_tokens=max_tokens)
-    pieces = [piece.text for piece in engine.generate([ChatMessage("user", message)], sampling, cancel=cancel)]
+    return converse(engine, [ChatMessage("user", message)], max_tokens, cancel)[0]
+
+
+def converse(
+    engine: Engine, messages: Sequence[ChatMessage], max_tokens: int, cancel: CancelToken
+) -> tuple[str, GenerationStats]:
+    """The greedy reply to a conversation, and what it cost.
+
+    Raises:
+        Cancelled: `cancel` was set.
+    """
+    pieces = list(engine.generate(messages, Sampling(temperature=0.0, max_tokens=max_tokens), cancel=cancel))
     cancel.check()
-    return "".join(pieces).strip()
+    stats = pieces[-1].stats
+    assert stats is not None, "the last piece of a reply carries its stats"
+    return "".join(piece.text for piece in pieces).strip(), stats
 
 
 class Reporter:

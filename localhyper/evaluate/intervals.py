@@ -68,6 +68,38 @@ class ClusterBootstrap:
         return sums
 
 
+class TaskBootstrap:
+    """Percentile bootstrap of a mean over tasks: tasks are drawn with replacement, and then each one's instances.
+
+    Both are samples: of the tasks there are, and of a task's instances. Every task weighs alike, however many instances
+    it has. All calls share the draws, so differences of columns are paired. With one task, instances alone are drawn.
+
+    Args:
+        sizes: Number of instances of each task.
+        seed: Seed of the draws.
+        resamples: Number of draws.
+    """
+
+    def __init__(self, sizes: Sequence[int], seed: int, resamples: int = RESAMPLES) -> None:
+        tasks = len(sizes)
+        generator = np.random.default_rng(seed)
+        drawn = generator.multinomial(tasks, np.full(tasks, 1.0 / tasks), size=resamples)  # [resamples, tasks]
+        # A task drawn k times gives k times its n instances. What each weighs, float32 [resamples, n] per task:
+        self._weights = [
+            (generator.multinomial(drawn[:, task] * size, np.full(size, 1.0 / size)) / (size * tasks)).astype(
+                np.float32
+            )
+            for task, size in enumerate(sizes)
+        ]
+
+    def mean(self, values: Sequence[ArrayLike]) -> Estimate:
+        """Mean over tasks of the mean over instances; values [instances] of each task."""
+        arrays = [np.asarray(part, np.float64) for part in values]
+        means = sum(weights @ part for weights, part in zip(self._weights, arrays, strict=True))
+        low, high = np.quantile(means, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+        return Estimate(float(np.mean([part.mean() for part in arrays])), float(low), float(high))
+
+
 def wilson(hits: int, cases: int) -> Estimate:
     """Share of hits with Wilson's score interval; the interval is 0 to 1 when there are no cases."""
     if cases == 0:

@@ -27,6 +27,21 @@ def exact_match(reply: str, answer: str) -> float:
     return float(normalize_answer(reply) == normalize_answer(answer))
 
 
+def same_text(reply: str, answer: str) -> float:
+    """1.0 if both are the same text but for case, ASCII punctuation and white space, else 0.0.
+
+    Exact match as Super-Natural-Instructions has it (Wang et al. 2022): articles count, because `A` may be an answer.
+    Texts of punctuation alone are compared as they are.
+    """
+    got, wanted = (_plain_words(text) or text.split() for text in (reply, answer))
+    return float(got == wanted)
+
+
+def _plain_words(text: str) -> list[str]:
+    """Words in lower case, without ASCII punctuation."""
+    return "".join(character for character in text.lower() if character not in _PUNCTUATION).split()
+
+
 def f1(reply: str, answer: str) -> float:
     """Harmonic mean of precision and recall over the words of the normalised texts, 0 to 1; repeated words count."""
     got, wanted = normalize_answer(reply).split(), normalize_answer(answer).split()

@@ -20,6 +20,7 @@ from localhyper.evaluate.squad import SquadResult
 from localhyper.evaluate.squad_scores import SquadScores
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from rich.console import RenderableType
     from rich.table import Table
 
@@ -28,6 +29,11 @@ Result = SquadResult | NeedleResult
 
 def to_json(result: Result) -> str:
     """The result without its cases as one JSON object: options, what it ran with, figures. No NaN, no infinity."""
+    return figures_json(result)
+
+
+def figures_json(result: DataclassInstance) -> str:
+    """Any suite's result without its `cases` as one JSON object."""
     figures = {field.name: _plain(getattr(result, field.name)) for field in fields(result) if field.name != "cases"}
     return json.dumps(figures, default=str, ensure_ascii=False, allow_nan=False, indent=2)
 
@@ -80,7 +86,7 @@ def _squad_notes(result: SquadResult) -> Iterator[str]:
 
 def _ratios(f1: Estimate | None, rouge_l: Estimate | None) -> str:
     def shown(estimate: Estimate | None) -> str:
-        return "too many zeros to say" if estimate is None else _bracket(estimate, ".2f")
+        return "too many zeros to say" if estimate is None else bracket(estimate, ".2f")
 
     return f"F1 {shown(f1)}, ROUGE-L {shown(rouge_l)}"
 
@@ -135,11 +141,11 @@ def _squad_table(result: SquadResult) -> Table:
 def _squad_row(scores: SquadScores, sign: str) -> list[str]:
     return [
         scores.name,
-        _bracket(scores.f1, sign + ".1f", 100),
-        _bracket(scores.exact, sign + ".1f", 100),
-        _bracket(scores.rouge_l, sign + ".1f", 100),
-        _bracket(scores.answer_log_likelihood, sign + ".2f"),
-        _bracket(scores.token_log_likelihood, sign + ".3f"),
+        bracket(scores.f1, sign + ".1f", 100),
+        bracket(scores.exact, sign + ".1f", 100),
+        bracket(scores.rouge_l, sign + ".1f", 100),
+        bracket(scores.answer_log_likelihood, sign + ".2f"),
+        bracket(scores.token_log_likelihood, sign + ".3f"),
     ]
 
 
@@ -155,7 +161,7 @@ def _depth_table(result: NeedleResult) -> Table:
     for fifth in range(fifths):
         table.add_column(f"{100 * fifth // fifths}-{100 * (fifth + 1) // fifths} %", justify="right")
     for scores in result.columns:
-        table.add_row(scores.name, _bracket(scores.exact, ".1f", 100), *(_share(part) for part in scores.by_depth))
+        table.add_row(scores.name, bracket(scores.exact, ".1f", 100), *(_share(part) for part in scores.by_depth))
     for column in result.skipped:
         table.add_row(column.name, *["-"] * (fifths + 1))
     table.caption = "by depth of the fact: start of the document on the left"
@@ -170,7 +176,7 @@ def _kind_table(result: NeedleResult) -> Table:
     for part in _kinds(result.columns[0]):
         table.add_column(part.name, justify="right")
     for scores in result.columns:
-        table.add_row(scores.name, *(_bracket(part.exact, ".1f", 100) for part in _kinds(scores)))
+        table.add_row(scores.name, *(bracket(part.exact, ".1f", 100) for part in _kinds(scores)))
     table.caption = "by what the fact is about" + (" and by its value" if result.options.values == "both" else "")
     return table
 
@@ -185,7 +191,7 @@ def _share(estimate: Estimate | None) -> str:
     return "-" if estimate is None else f"{100 * estimate.value:.0f}"
 
 
-def _bracket(estimate: Estimate | None, layout: str, factor: float = 1.0) -> str:
+def bracket(estimate: Estimate | None, layout: str, factor: float = 1.0) -> str:
     """`value [low, high]`; `-` for what was not measured."""
     if estimate is None:
         return "-"

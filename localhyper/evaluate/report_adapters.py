@@ -6,13 +6,13 @@ Knows the results' shapes, nothing of how they came about.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from localhyper.atomic import write_text_atomic
-from localhyper.evaluate.intervals import Estimate
 from localhyper.evaluate.ranks import EXACT, BudgetScores, RanksResult
+from localhyper.evaluate.report import bracket, figures_json
 from localhyper.evaluate.unrelated import UnrelatedResult
 from localhyper.evaluate.unrelated_scores import ChatScores, ChoiceScores, Paired
 
@@ -25,15 +25,7 @@ Result = UnrelatedResult | RanksResult
 
 def to_json(result: Result) -> str:
     """The result without its cases as one JSON object: options, what it ran with, figures. No NaN, no infinity."""
-    figures = {field.name: _plain(getattr(result, field.name)) for field in fields(result) if field.name != "cases"}
-    return json.dumps(figures, default=str, ensure_ascii=False, allow_nan=False, indent=2)
-
-
-def _plain(value: object) -> object:
-    """Dataclasses as dictionaries, at any depth."""
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+    return figures_json(result)
 
 
 def write_cases(result: Result, path: Path) -> None:
@@ -95,7 +87,7 @@ def _choice_table(everything: ChoiceScores, sets: tuple[ChoiceScores, ...]) -> T
 
 def _choice_row(scores: ChoiceScores, measure: str, pair: Paired) -> list[str]:
     plain = [f"{100 * estimate.value:.1f}" for estimate in (pair.none, pair.adapter)]
-    return [scores.name, str(scores.questions), measure, *plain, _bracket(pair.difference, "+.1f", 100)]
+    return [scores.name, str(scores.questions), measure, *plain, bracket(pair.difference, "+.1f", 100)]
 
 
 def _chat_table(chat: ChatScores) -> Table:
@@ -108,10 +100,10 @@ def _chat_table(chat: ChatScores) -> Table:
         ("log-likelihood of the base's reply / token", chat.token_log_likelihood, ".3f"),
         ("words of a reply", chat.words, ".1f"),
     ):
-        shown = (_bracket(pair.none, layout), _bracket(pair.adapter, layout), _bracket(pair.difference, "+" + layout))
+        shown = (bracket(pair.none, layout), bracket(pair.adapter, layout), bracket(pair.difference, "+" + layout))
         table.add_row(name, *shown)
-    table.add_row("ROUGE-L to the base's reply %", "100", _bracket(chat.rouge_l, ".1f", 100), "")
-    table.add_row("replies unchanged %", "100", _bracket(chat.same, ".1f", 100), "")
+    table.add_row("ROUGE-L to the base's reply %", "100", bracket(chat.rouge_l, ".1f", 100), "")
+    table.add_row("replies unchanged %", "100", bracket(chat.same, ".1f", 100), "")
     return table
 
 
@@ -133,18 +125,10 @@ def _budget_row(scores: BudgetScores) -> list[str]:
     return [
         "exact sum" if scores.budget == EXACT else str(scores.budget),
         f"{scores.rank:.0f}",
-        _bracket(scores.score, ".1f", 100),
-        _bracket(scores.difference, "+.1f", 100),
-        _bracket(scores.token_log_likelihood, ".3f"),
+        bracket(scores.score, ".1f", 100),
+        bracket(scores.difference, "+.1f", 100),
+        bracket(scores.token_log_likelihood, ".3f"),
         f"{100 * scores.energy_kept:.1f} %",
         f"{scores.memory_bytes / 1e6:.1f}",
         "-" if scores.decode_ratio is None else f"{scores.decode_ratio:.2f}",
     ]
-
-
-def _bracket(estimate: Estimate | None, layout: str, factor: float = 1.0) -> str:
-    """`value [low, high]`; `-` for what was not measured."""
-    if estimate is None:
-        return "-"
-    value, low, high = (format(factor * part, layout) for part in (estimate.value, estimate.low, estimate.high))
-    return f"{value} [{low}, {high}]"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -23,7 +25,8 @@ _BOOTSTRAP = (
     "import sys; from importlib import import_module; sys.path.append(sys.argv[1]); import_module(sys.argv[2]).main()"
 )
 _READER = "localhyper.sources.reader_process"
-_KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "TMPDIR", "TEMP", "LANG", "LC_ALL")
+_TEMPORARY = ("TMPDIR", "TEMP")
+_KEPT_VARIABLES = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", *_TEMPORARY, "LANG", "LC_ALL")
 _STDERR_BYTES = 4096
 _POLL_SECONDS = 0.05
 
@@ -65,14 +68,32 @@ class Ended:
 
 
 def run_process(
-    module: str, head: bytes, data: bytes, *, out_bytes: int, seconds: float, cancel: CancelToken | None = None
+    module: str,
+    head: bytes,
+    data: bytes,
+    *,
+    out_bytes: int,
+    seconds: float,
+    cancel: CancelToken | None = None,
+    launcher: Sequence[str] = (),
+    folder: Path | None = None,
 ) -> Ended:
     """Call `main` of a module in a process of its own, with `head` and `data` on its stdin.
+
+    Args:
+        module: Its name.
+        head: What it reads first.
+        data: What it reads then.
+        out_bytes: Most bytes it may write to stdout.
+        seconds: Most wall-clock time it may take.
+        cancel: Ends it.
+        launcher: Words before the command, of a program that starts the rest of its line in a cage of its own.
+        folder: Its working and temporary folder; None = the root of the file system.
 
     Raises:
         Cancelled: `cancel` was set; the process is gone.
     """
-    process = _start(module)
+    process = _start(module, launcher, folder)
     output, errors = _Drain(out_bytes), _Drain(_STDERR_BYTES)
     threads = [
         threading.Thread(target=_feed, args=(process.stdin, head, data), daemon=True),
@@ -85,8 +106,7 @@ def run_process(
     try:
         late = _is_late(process, seconds, output, cancel)
     finally:
-        process.kill()
-        process.wait()
+        _end(process)
         for thread in threads:
             thread.join()
     return Ended(process.returncode, bytes(output.data), bytes(errors.data), output.overflow, late)
@@ -108,21 +128,32 @@ def run_reader(request: Request, data: bytes, cancel: CancelToken | None = None)
     return _judge(run_process(_READER, head, data, out_bytes=most, seconds=limits.seconds, cancel=cancel), request)
 
 
-def _start(module: str) -> subprocess.Popen[bytes]:
+def _start(module: str, launcher: Sequence[str], folder: Path | None) -> subprocess.Popen[bytes]:
     """A process of our own Python that calls `main` of a module, with its three pipes."""
     import localhyper
 
     root = Path(localhyper.__file__).resolve().parent.parent
     environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    if folder is not None:
+        environment |= {name: str(folder) for name in _TEMPORARY}
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", _BOOTSTRAP, str(root), module],
+        [*launcher, sys.executable, "-I", "-c", _BOOTSTRAP, str(root), module],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment,
-        cwd=root.anchor,
+        cwd=folder or root.anchor,
         start_new_session=True,  # Ctrl+C in the terminal reaches us, and we end the child
     )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End it with all that it has started in its session."""
+    if sys.platform == "win32":
+        process.kill()
+    elif process.poll() is None:  # not waited for yet, so the number is still its own
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def _feed(pipe: IO[bytes], head: bytes, data: bytes) -> None:

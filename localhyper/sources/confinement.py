@@ -1,4 +1,4 @@
-"""Locks that the reader process puts on itself before it looks at a stranger's bytes. Used by the child only.
+"""Locks that the reader process puts on itself before it looks at a stranger's bytes. Used in child processes only.
 
 Limits are kept by the kernel where it has them (POSIX); Python-level doors to the network, to other programs and to
 writing files are shut by an audit hook, which cannot be taken off again. Native code is not bound by the hook, but the
@@ -14,7 +14,7 @@ from typing import Any
 
 from localhyper.sources.limits import ReadLimits
 
-_FORBIDDEN = (
+FORBIDDEN = (
     "socket.",
     "subprocess.",
     "os.system",
@@ -42,12 +42,15 @@ _FORBIDDEN = (
 
 def confine(limits: ReadLimits) -> None:
     """Apply every lock this system offers."""
-    _limit_resources(limits)
+    limit_resources(limits)
     sys.addaudithook(_refuse)
 
 
-def _limit_resources(limits: ReadLimits) -> None:
-    """Bound memory, processor time, written files and core dumps (POSIX; nothing elsewhere)."""
+def limit_resources(limits: ReadLimits, *, processes: int | None = None) -> None:
+    """Bound memory, processor time, written files and core dumps (POSIX; nothing elsewhere).
+
+    `processes` bounds those of this user, threads among them; None leaves them as they are.
+    """
     try:
         import resource
     except ImportError:
@@ -59,9 +62,10 @@ def _limit_resources(limits: ReadLimits) -> None:
         ("RLIMIT_CPU", cpu_seconds),
         ("RLIMIT_FSIZE", 0),
         ("RLIMIT_CORE", 0),
+        ("RLIMIT_NPROC", processes),
     ):
         kind = getattr(resource, name, None)
-        if kind is None:
+        if kind is None or value is None:
             continue
         hard = resource.getrlimit(kind)[1]
         bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
@@ -72,13 +76,13 @@ def _limit_resources(limits: ReadLimits) -> None:
 def _refuse(event: str, arguments: tuple[Any, ...]) -> None:
     """Audit hook: raise on anything a document reader has no business with."""
     if event == "open":
-        if _opens_for_writing(arguments):
+        if opens_for_writing(arguments):
             raise PermissionError("a document reader writes no files")
-    elif event.startswith(_FORBIDDEN):
+    elif event.startswith(FORBIDDEN):
         raise PermissionError(f"a document reader may not do this: {event}")
 
 
-def _opens_for_writing(arguments: tuple[Any, ...]) -> bool:
+def opens_for_writing(arguments: tuple[Any, ...]) -> bool:
     """Whether an `open` event (path, mode, flags) asks for write access to a path."""
     path, mode, flags = (*arguments, None, None, None)[:3]
     if isinstance(path, int) or path == os.devnull:

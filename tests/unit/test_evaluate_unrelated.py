@@ -249,7 +249,7 @@ def test_the_filled_sentence_opens_the_turn(tmp_path: Path, documents: Path) -> 
     [
         ("{", "line 2: not valid JSON"),
         ("[]", "must be an object"),
-        ('{"question": "?", "choices": ["a"], "answer": 0}', "at least two"),
+        ('{"question": "?", "choices": ["a"], "answer": 0}', "at least 2"),
         ('{"question": "?", "choices": ["a", ""], "answer": 0}', r"choices\[1\]"),
         ('{"question": "?", "choices": ["a", "b"], "answer": 2}', "from 0 to 1"),
         ('{"question": "?", "choices": ["a", "b"], "answer": true}', "from 0 to 1"),

@@ -1,0 +1,30 @@
+"""Which training command a recipe asks for: `localhyper train` begins here."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from localhyper.errors import LocalHyperError
+from localhyper.export.command_line import refuse
+from localhyper.export.task_config import is_task_recipe
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Hand the command line to documents' training, or to tasks' where the recipe has a `[task]` table."""
+    parser = argparse.ArgumentParser(prog="localhyper train", add_help=False)
+    parser.add_argument("recipe", type=Path, nargs="?")
+    options, _ = parser.parse_known_args(argv)
+    try:
+        of_tasks = options.recipe is not None and is_task_recipe(options.recipe)
+    except LocalHyperError as error:
+        refuse(parser, error)
+    if of_tasks:
+        from localhyper.export.task_train import main as run
+    else:
+        from localhyper.export.train import main as run
+    return run(argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,52 @@
+"""The weights of a task run alone, in pieces of bounded size, to carry them from the machine they were trained on.
+
+    python -m localhyper.export.task_weights RUN --out DIR --mib 15
+    cat DIR/weights.* > RUN/checkpoint.pt   # there, beside RUN/curve.jsonl, for `localhyper export`
+
+Large tensors are rounded to float16, as in a bundle. Optimizer state stays behind: such a file begins a run (--init)
+and is exported, but no run goes on from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+from pathlib import Path
+
+import torch
+
+from localhyper.atomic import write_bytes_atomic
+
+MIB = 2**20
+HALF_ABOVE = 4096  # as in a bundle
+
+
+def pack(checkpoint: Path) -> bytes:
+    """Step, seconds and weights of a checkpoint."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    weights = {
+        name: value.half() if value.numel() >= HALF_ABOVE else value for name, value in state["hypernetwork"].items()
+    }
+    stream = io.BytesIO()
+    torch.save({"step": state["step"], "seconds": state["seconds"], "hypernetwork": weights}, stream)
+    return stream.getvalue()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m localhyper.export.task_weights", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--out", type=Path, required=True, help="folder for weights.00, weights.01, …")
+    parser.add_argument("--mib", type=int, default=15, help="largest piece")
+    options = parser.parse_args(argv)
+    options.out.mkdir(parents=True, exist_ok=True)
+    data, size = pack(options.run / "checkpoint.pt"), options.mib * MIB
+    for number, start in enumerate(range(0, len(data), size)):
+        write_bytes_atomic(options.out / f"weights.{number:02}", data[start : start + size])
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

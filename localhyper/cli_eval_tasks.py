@@ -1,0 +1,117 @@
+"""`localhyper eval tasks` and `eval bench`: what adapters made of task descriptions bring, and what they cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from localhyper.cli_eval import CasesOption, MaxTokensOption, RankOption, SeedOption, check_cases_file, show_result
+from localhyper.cli_options import BaseOption, HypernetOption, JsonOption, open_workbench
+from localhyper.cli_output import EXIT_CODES, ProgressView, stop_on_signals
+from localhyper.progress import CancelToken
+
+if TYPE_CHECKING:
+    from localhyper.evaluate.tasks import TasksOptions
+
+LimitOption = Annotated[int, typer.Option(min=0, help="Test instances of each task drawn at random; 0 = all.")]
+TaskColumnsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,…",
+        help="What to measure: base, described, few-shot, multitask, multitask-described, per-task, generated, "
+        "generated-described, shuffled, random (see docs); default: all but generated-described, where their inputs "
+        "are there.",
+    ),
+]
+MultitaskOption = Annotated[
+    Path | None, typer.Option(help="GGUF adapter: one LoRA of all training tasks, to compare with.")
+]
+PerTaskOption = Annotated[
+    Path | None, typer.Option(help="Folder with a GGUF adapter NAME.gguf for each task, to compare with.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the two commands to `localhyper eval`; `cli.py` calls it."""
+    app.command(epilog=EXIT_CODES)(tasks)
+    app.command(epilog=EXIT_CODES)(bench)
+
+
+def tasks(
+    data: Annotated[list[Path], typer.Option(help="Task file, JSON lines (see docs); may be given again.")],
+    limit: LimitOption = 20,
+    columns: TaskColumnsOption = "",
+    multitask: MultitaskOption = None,
+    per_task: PerTaskOption = None,
+    max_tokens: MaxTokensOption = 64,
+    seed: SeedOption = 0,
+    rank: RankOption = None,
+    base: BaseOption = "",
+    hypernet: HypernetOption = "",
+    cases_file: CasesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tasks from their descriptions: ROUGE-L and exact match by task and on average, and what an answer costs.
+
+    Every test input is asked alone, with the description or with examples in the prompt, with LoRAs that were trained,
+    and with the adapter that the hypernetwork makes of the description: of this task, of another one, of random words.
+    """
+    from localhyper.evaluate.task_columns import parse_columns
+    from localhyper.evaluate.tasks import TasksOptions
+
+    chosen = parse_columns(columns)
+    options = TasksOptions("tasks", tuple(data), limit, seed, chosen, multitask, per_task, max_tokens)
+    _measure(options, rank, base, hypernet, cases_file, as_json)
+
+
+def bench(
+    data: Annotated[
+        list[Path], typer.Option(help="Folder of benchmarks, or the test file of one; may be given again (see docs).")
+    ],
+    limit: LimitOption = 50,
+    columns: TaskColumnsOption = "",
+    multitask: MultitaskOption = None,
+    per_task: PerTaskOption = None,
+    seed: SeedOption = 0,
+    rank: RankOption = None,
+    base: BaseOption = "",
+    hypernet: HypernetOption = "",
+    cases_file: CasesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The ten benchmarks of Text-to-LoRA: the share of right answers, by benchmark and on average, and what each costs.
+
+    Multiple choice by the likelihood of the choices, arithmetic by the last number of the reply, code by its tests,
+    which run in a confined process. The columns are those of `eval tasks`.
+    """
+    from localhyper.evaluate.task_columns import parse_columns
+    from localhyper.evaluate.tasks import TasksOptions
+
+    chosen = parse_columns(columns)
+    options = TasksOptions("bench", tuple(data), limit, seed, chosen, multitask, per_task)
+    _measure(options, rank, base, hypernet, cases_file, as_json)
+
+
+def _measure(
+    options: TasksOptions, rank: int | None, base: str, hypernet: str, cases_file: Path | None, as_json: bool
+) -> None:
+    """Run a suite and show what it brought; a hypernetwork is looked for only where a column needs one."""
+    from localhyper.evaluate import report_tasks
+    from localhyper.evaluate.task_adapters import task_maker
+    from localhyper.evaluate.task_columns import needs_hypernetwork
+    from localhyper.evaluate.tasks import read_subjects, run
+
+    check_cases_file(cases_file)
+    read_subjects(options)  # a wrong data file is told of before the models are loaded
+    token = CancelToken()
+    with open_workbench(base, hypernet, kind="task") as bench, stop_on_signals(token):
+        with ProgressView() as view:
+            bundle = maker = None
+            engine = bench.engine(view)
+            if needs_hypernetwork(options.columns):
+                bundle, budget = bench.bundle, bench.options(rank=rank).rank
+                maker = task_maker(engine, bench.hypernetwork(view), bench.registry, budget, token)
+            result = run(options, engine, bundle, maker, view, token)
+        show_result(result, report_tasks, cases_file, as_json)

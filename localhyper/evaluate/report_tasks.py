@@ -1,0 +1,152 @@
+"""Results of `eval tasks` and `eval bench` as tables for people, as JSON for scripts, and case by case as JSON Lines.
+
+Knows the results' shapes, nothing of how they came about.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localhyper.atomic import write_text_atomic
+from localhyper.evaluate.intervals import Estimate
+from localhyper.evaluate.report import bracket, figures_json
+from localhyper.evaluate.task_columns import COLUMNS, GENERATED
+from localhyper.evaluate.task_scores import ColumnCost, CostRatios, MakingCost, TaskFigures
+from localhyper.evaluate.tasks import METRICS, TasksResult
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.table import Table
+
+TITLES = {"rouge_l": "ROUGE-L %", "exact": "exact match %", "accuracy": "right %"}
+
+
+def to_json(result: TasksResult) -> str:
+    """The result without its cases as one JSON object; `items` has every score. No NaN, no infinity."""
+    return figures_json(result)
+
+
+def write_cases(result: TasksResult, path: Path) -> None:
+    """Write every item in every column as one JSON object a line, all or nothing.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    rows = (json.dumps(asdict(case), ensure_ascii=False, allow_nan=False) for case in result.cases)
+    write_text_atomic(path, "".join(row + "\n" for row in rows))
+
+
+def render_table(result: TasksResult) -> RenderableType:
+    """The result for a terminal: means, task by task, costs, and lines on what it was measured with."""
+    from rich.console import Group
+    from rich.text import Text
+
+    metrics = METRICS[result.suite]
+    tables = [_mean_table(result, metrics), *(_task_table(result, metric) for metric in metrics), _cost_table(result)]
+    return Group(*tables, *(Text(line, style="dim") for line in _notes(result)))
+
+
+def _mean_table(result: TasksResult, metrics: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    items = sum(task.items for task in result.tasks)
+    table = Table(title=f"mean over {len(result.tasks)} tasks, {items} test instances in all")
+    table.add_column("column")
+    table.add_column("")
+    for metric in metrics:
+        table.add_column(TITLES[metric], justify="right")
+        if result.differences:
+            table.add_column(f"points that {GENERATED}\nadds to it", justify="right")
+    for name in dict.fromkeys(figures.name for figures in result.columns):
+        cells = [cell for metric in metrics for cell in _mean_cells(result, name, metric)]
+        table.add_row(name, COLUMNS[name].title, *cells, style="bold" if name == GENERATED else "")
+    return table
+
+
+def _mean_cells(result: TasksResult, name: str, metric: str) -> list[str]:
+    own = next(one for one in result.columns if (one.name, one.metric) == (name, metric))
+    cells = [bracket(own.mean, ".1f", 100)]
+    if result.differences:
+        wanted = (f"{GENERATED} - {name}", metric)
+        found = [one.mean for one in result.differences if (one.name, one.metric) == wanted]
+        cells.append(bracket(found[0], "+.1f", 100) if found else "")
+    return cells
+
+
+def _task_table(result: TasksResult, metric: str) -> Table:
+    from rich.table import Table
+
+    columns = [one for one in result.columns if one.metric == metric]
+    table = Table(title=f"{TITLES[metric]} by task")
+    table.add_column("task")
+    table.add_column("n", justify="right")
+    for one in columns:
+        table.add_column(one.name.replace("-", "-\n"), justify="right")
+    for task in result.tasks:
+        table.add_row(task.name, str(task.items), *(_task_cell(one, task.name) for one in columns))
+    return table
+
+
+def _task_cell(figures: TaskFigures, task: str) -> str:
+    """The interval below the figure, in whole percent: ten columns fit into a wide terminal."""
+    estimate: Estimate = figures.tasks[task]
+    return f"{100 * estimate.value:.1f}\n[{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+
+
+def _cost_table(result: TasksResult) -> Table:
+    from rich.table import Table
+
+    table = Table(title="cost of an answer")
+    headings = (
+        "column", "tokens\nread", "tokens\nwritten", "adapter\nweights, 10⁶", "GFLOP,\nalone", "GFLOP,\nin a row",
+        "GFLOP, making\nthe adapter", "s,\nalone", "s,\nin a row",
+    )  # fmt: skip
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "column" else "right")
+    for cost in result.costs:
+        table.add_row(*_cost_row(cost))
+    return table
+
+
+def _cost_row(cost: ColumnCost) -> list[str]:
+    return [
+        cost.name,
+        f"{cost.prompt_tokens:.0f}",
+        f"{cost.reply_tokens:.0f}",
+        f"{cost.adapter_weights / 1e6:.2f}" if cost.adapter_weights else "",
+        f"{cost.gflops:.1f}",
+        f"{cost.gflops_in_a_row:.1f}",
+        f"{cost.making_gflops:.1f}" if cost.making_gflops else "",
+        f"{cost.seconds_alone:.2f}",
+        f"{cost.seconds:.2f}",
+    ]
+
+
+def _notes(result: TasksResult) -> Iterator[str]:
+    if result.making is not None:
+        yield _making_note(result.making)
+    if result.ratios is not None:
+        yield _ratio_note(result.ratios)
+    yield "in brackets: 95 % confidence intervals; differences are paired"
+    run, by = result.run, result.run.hypernetwork_name
+    made = f", hypernetwork {by}" if by else ""
+    yield f"{run.base_name} {run.base_quantization}{made}, seed {result.options.seed}, {run.seconds:.0f} s"
+
+
+def _making_note(making: MakingCost) -> str:
+    return (
+        f"an adapter is made of {making.description_tokens:.0f} tokens in {making.seconds:.2f} s: "
+        f"{making.encode_gflops:.1f} GFLOP to read them, at most {making.generate_gflops:.1f} in the hypernetwork"
+    )
+
+
+def _ratio_note(ratios: CostRatios) -> str:
+    return (
+        f"examples in the prompt / {GENERATED}, making included: {ratios.gflops:.2f} of the operations alone, "
+        f"{ratios.gflops_in_a_row:.2f} in a row; of the seconds, without making, {ratios.seconds_alone:.2f} alone, "
+        f"{ratios.seconds:.2f} in a row"
+    )

@@ -1,0 +1,208 @@
+"""Task adapters: does a description become an adapter that does the task? `eval tasks` and `eval bench`.
+
+Runs the shipped path from description to adapter to answer, beside what a user could do instead: describe the task in
+the prompt, show examples there, or train a LoRA. Knows no printing; `report_tasks` does that.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from localhyper.bundle import BundleInfo
+from localhyper.engine import Engine
+from localhyper.errors import ConfigError
+from localhyper.evaluate.bench_set import read_benchmarks
+from localhyper.evaluate.columns import RunInfo
+from localhyper.evaluate.task_adapters import TaskMaker, find_given
+from localhyper.evaluate.task_columns import Available, Texts, choose_columns
+from localhyper.evaluate.task_frame import TaskCase, TaskOutcome, TaskSetup, measure_tasks, reply_limit, sample_items
+from localhyper.evaluate.task_items import ReplyItem, Shot, Subject, grade_text
+from localhyper.evaluate.task_scores import (
+    ColumnCost,
+    CostRatios,
+    MakingCost,
+    TaskFigures,
+    TaskTables,
+    cost_ratios,
+    making_cost,
+)
+from localhyper.evaluate.task_set import TRAINING_INSTANCES, Task, read_tasks
+from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
+
+METRICS = {"tasks": ("rouge_l", "exact"), "bench": ("accuracy",)}
+
+
+@dataclass(frozen=True)
+class TasksOptions:
+    """What to run.
+
+    Attributes:
+        suite: `tasks` or `bench`.
+        data: Task files, or benchmarks and folders of them.
+        limit: Test instances of each task drawn at random; 0 = all.
+        seed: Seed of every draw and of the bootstrap.
+        columns: Columns to measure; empty = all whose inputs are there.
+        multitask: One LoRA of all training tasks.
+        per_task: Folder with the LoRA of each task.
+        max_tokens: Most tokens of a reply; 0 = as each benchmark has it.
+    """
+
+    suite: str
+    data: tuple[Path, ...]
+    limit: int = 20
+    seed: int = 0
+    columns: tuple[str, ...] = ()
+    multitask: Path | None = None
+    per_task: Path | None = None
+    max_tokens: int = 64
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """A task as it was measured.
+
+    Attributes:
+        items: Items asked in each column.
+        reply_tokens: Most tokens of a reply.
+        texts: What was drawn for it: description, controls, examples.
+    """
+
+    name: str
+    group: str
+    items: int
+    reply_tokens: int
+    texts: Texts
+
+
+@dataclass(frozen=True)
+class TasksResult:
+    """Figures of a run.
+
+    Attributes:
+        columns: Every column in every metric.
+        differences: `generated` minus every other column, paired.
+        costs: What an answer costs in each column.
+        making: What making an adapter costs; None where none was made.
+        ratios: Examples in the prompt over generated; None where one was not measured.
+        items: Every score by metric, column and task.
+        cases: Every item in every column.
+    """
+
+    options: TasksOptions
+    run: RunInfo
+    tasks: tuple[TaskInfo, ...]
+    columns: tuple[TaskFigures, ...]
+    differences: tuple[TaskFigures, ...]
+    costs: tuple[ColumnCost, ...]
+    making: MakingCost | None
+    ratios: CostRatios | None
+    items: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = field(repr=False)
+    cases: tuple[TaskCase, ...] = field(repr=False)
+    suite: str = "tasks"
+
+
+def run(
+    options: TasksOptions,
+    engine: Engine,
+    bundle: BundleInfo | None,
+    maker: TaskMaker | None,
+    progress: ProgressCallback = ignore_progress,
+    cancel: CancelToken | None = None,
+) -> TasksResult:
+    """Measure the columns on test instances of every task.
+
+    Args:
+        options: What to run.
+        engine: The base model; adapters in force are put back at the end.
+        bundle: The hypernetwork's description; None without one.
+        maker: Makes adapters of descriptions; None without a hypernetwork.
+        progress: Told after each item.
+        cancel: Stops between tokens.
+
+    Raises:
+        ConfigError: A file is not in its schema, an option is out of range, or a wanted column lacks its input.
+        AdapterError: A given adapter is damaged or for another base model.
+        Cancelled: `cancel` was set; nothing is kept.
+    """
+    started = time.monotonic()
+    subjects, others = read_subjects(options)
+    available = Available(maker is not None, options.multitask is not None, options.per_task is not None)
+    columns = choose_columns(options.columns, available, subjects, others)
+    given = find_given(engine, options.multitask, options.per_task, [subject.name for subject in subjects])
+    drawn = sample_items(subjects, options.limit, options.seed)
+    setup = TaskSetup(engine, columns, given, maker, options.seed, progress, cancel)
+    outcome = measure_tasks(setup, drawn, others)
+    return _summarise(options, _run_info(engine, bundle, started), engine, drawn, columns, outcome)
+
+
+def read_subjects(options: TasksOptions) -> tuple[list[Subject], list[Subject]]:
+    """The tasks to measure, and those that the control may take a description from.
+
+    Raises:
+        ConfigError: A file cannot be used, or an option is out of range.
+    """
+    if not options.data:
+        raise ConfigError("no data is named", "name a file with --data")
+    if options.suite == "bench":
+        return read_benchmarks(options.data)
+    if options.max_tokens < 1:
+        raise ConfigError(f"replies of {options.max_tokens} tokens, wanted at least 1")
+    subjects = [_subject(task, options.max_tokens) for path in options.data for task in read_tasks(path)]
+    names = [subject.name for subject in subjects]
+    twice = next((name for name in names if names.count(name) > 1), "")
+    if twice:
+        raise ConfigError(f"task `{twice}` is in two data files", "name each file once")
+    return subjects, subjects
+
+
+def _subject(task: Task, max_tokens: int) -> Subject:
+    if not task.test:
+        raise ConfigError(
+            f"task `{task.name}` has {len(task.train)} instances and none to test on",
+            f"the first {TRAINING_INSTANCES} are for training; take a task with more",
+        )
+    items = [
+        ReplyItem(str(number), example.input, partial(grade_text, example.outputs))
+        for number, example in enumerate(task.test)
+    ]
+    shots = tuple(Shot(example.input, example.outputs[0]) for example in task.train)
+    return Subject(task.name, task.group, task.unseen_descriptions, shots, tuple(items), max_tokens)
+
+
+def _run_info(engine: Engine, bundle: BundleInfo | None, started: float) -> RunInfo:
+    base, made_by = engine.info, (bundle.name, bundle.sha256) if bundle is not None else ("", "")
+    return RunInfo(base.name, base.quantization, base.fingerprint, *made_by, round(time.monotonic() - started, 3))
+
+
+def _summarise(
+    options: TasksOptions,
+    info: RunInfo,
+    engine: Engine,
+    subjects: Sequence[Subject],
+    columns: Sequence[str],
+    outcome: TaskOutcome,
+) -> TasksResult:
+    names = [subject.name for subject in subjects]
+    tables = TaskTables(outcome.cases, names, columns, METRICS[options.suite], options.seed)
+    costs = tables.costs(engine.info.parameter_count, outcome.made)
+    tasks = [
+        TaskInfo(subject.name, subject.group, len(subject.items), reply_limit(engine, subject), texts)
+        for subject, texts in zip(subjects, outcome.texts, strict=True)
+    ]
+    return TasksResult(
+        options=options,
+        run=info,
+        tasks=tuple(tasks),
+        columns=tables.columns(),
+        differences=tables.differences(),
+        costs=costs,
+        making=making_cost(outcome.made),
+        ratios=cost_ratios(costs),
+        items=tables.items(),
+        cases=outcome.cases,
+        suite=options.suite,
+    )
