@@ -1,4 +1,4 @@
-"""Counting operations: tokens that are shared, weights of adapters and graphs, and what a description's reading takes."""
+"""Counting operations: tokens that are shared, weights of adapters and graphs, the reading of a description."""
 
 from __future__ import annotations
 
