@@ -146,6 +146,10 @@ def test_programs_are_found_in_replies() -> None:
     assert program_of(prompt, "up", "def up(a):\n    return 1").count("def up") == 1
     assert program_of(prompt, "up", "return 1\n") == f"{prompt}\n    return 1\n"
     assert program_of(prompt, "up", "def upper(a): pass") == f"{prompt}\n    def upper(a): pass"
+    assert program_of("", "", "x = '\\d'\ny = 2\nThis sets y.") == "x = '\\d'\ny = 2\n"
+    assert program_of("", "", "def f(a):\n    if a:\n        return 1\n    retu rn").endswith("return 1\n")
+    assert program_of("", "", "No code at all.") == "No code at all."
+    assert program_of(prompt, "up", "return 1\nfor") == f"{prompt}\n    return 1\n"
 
 
 def test_files_are_found_by_name(folder: Path, tmp_path: Path) -> None:
