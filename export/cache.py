@@ -13,7 +13,7 @@ class ActivationCache:
     """Least recently used activations, keyed by a document's token ids. A budget of 0 keeps nothing."""
 
     def __init__(self, budget_bytes: int) -> None:
-        self._budget, self._used = budget_bytes, 0
+        self.budget_bytes, self._used = budget_bytes, 0
         self._kept: OrderedDict[bytes, Activation] = OrderedDict()
         self.hits = self.misses = 0
 
@@ -28,9 +28,9 @@ class ActivationCache:
     def put(self, key: bytes, value: Activation) -> None:
         """Keep activations; the ones unused for longest make room."""
         size = _size(value)
-        if size > self._budget or key in self._kept:
+        if size > self.budget_bytes or key in self._kept:
             return
-        while self._used + size > self._budget:
+        while self._used + size > self.budget_bytes:
             _, dropped = self._kept.popitem(last=False)
             self._used -= _size(dropped)
         self._kept[key] = value

@@ -157,7 +157,10 @@ class MetaModel(nn.Module):
         return hidden[:, :, self.prefix_tokens :].float(), ffn[:, :, self.prefix_tokens :].float()
 
     def encode_cached(self, documents: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`encode`, but documents seen before come from the cache; padding is zeros then."""
+        """`encode`, but padding is zeros, and documents seen before come from the cache where there is one."""
+        if not self.cache.budget_bytes:
+            hidden, ffn = self.encode(documents)
+            return hidden * mask[:, None, :, None], ffn * mask[:, None, :, None]
         lengths = [int(n) for n in mask.sum(1)]
         keys = [
             row[: self.prefix_tokens + n].cpu().numpy().tobytes() for row, n in zip(documents, lengths, strict=True)

@@ -15,7 +15,7 @@ import random
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -23,12 +23,10 @@ from rich.console import Console
 from rich.progress import track
 
 from localhyper.atomic import write_bytes_atomic
-from localhyper.engine import Engine, EngineConfig
+from localhyper.engine import EngineConfig
 from localhyper.errors import LocalHyperError
-from localhyper.evaluate.columns import ask
 from localhyper.export.command_line import refuse
 from localhyper.export.data import read_instructions
-from localhyper.llama_engine import LlamaEngine
 from localhyper.progress import CancelToken
 
 PLACE = re.compile(r"{(\w+)}")
@@ -57,12 +55,26 @@ def requests(data: Path, instructions: Sequence[str], everyday: int, taken: int,
     return drawn
 
 
-def replies(engine: Engine, asked: Sequence[str], max_tokens: int) -> Iterator[dict[str, str]]:
-    """Each request with the greedy reply; requests that get an empty one are left out."""
-    for request in track(asked, "asking", console=Console(stderr=True)):
-        reply = ask(engine, request, max_tokens, CancelToken())
-        if reply:
-            yield {"question": request, "answer": reply}
+def replies(path: Path, asked: Sequence[str], max_tokens: int) -> Iterator[str]:
+    """The greedy reply to each request, by llama.cpp."""
+    from localhyper.evaluate.columns import ask
+    from localhyper.llama_engine import LlamaEngine
+
+    with LlamaEngine.load(path, EngineConfig(n_ctx=1024)) as engine:
+        for request in track(asked, "asking", console=Console(stderr=True)):
+            yield ask(engine, request, max_tokens, CancelToken())
+
+
+def torch_replies(path: Path, asked: Sequence[str], max_tokens: int, device: str) -> list[str]:
+    """The same by PyTorch, many at once; needs no llama.cpp."""
+    from localhyper.export.greedy import greedy_replies
+    from localhyper.export.prompts import read_prompt_format
+    from localhyper.export.speed import fast_dtype
+    from localhyper.export.tokenizer import load_tokenizer
+    from localhyper.export.torch_base import TorchBase
+
+    base = TorchBase(path, fast_dtype(device)).to(device)
+    return greedy_replies(base, load_tokenizer(path), read_prompt_format(path, ""), asked, max_tokens)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,12 +87,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--taken", type=int, default=200, help="requests taken from the instruction sets")
     parser.add_argument("--max-tokens", type=int, default=64, help="longest reply; a row of training holds no more")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="ask in PyTorch there, many at once, not in llama.cpp"
+    )
     parser.add_argument("--out", type=Path, required=True, help="JSON lines `{question, answer}`, gzip'd")
     options = parser.parse_args(argv)
     try:
         asked = requests(options.data, options.instructions, options.everyday, options.taken, options.seed)
-        with LlamaEngine.load(options.base, EngineConfig(n_ctx=1024)) as engine:
-            rows = list(replies(engine, asked, options.max_tokens))
+        if options.device:
+            said: Iterable[str] = torch_replies(options.base, asked, options.max_tokens, options.device)
+        else:
+            said = replies(options.base, asked, options.max_tokens)
+        rows = [{"question": request, "answer": reply} for request, reply in zip(asked, said, strict=True) if reply]
     except LocalHyperError as error:
         refuse(parser, error)
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -10,14 +10,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from localhyper.atomic import atomic_path
 from localhyper.base_header import BaseHeader
 from localhyper.errors import HypernetworkError
-from localhyper.export.onnx_bundle import PARITY, describe_base
+from localhyper.export.onnx_bundle import PARITY, describe_base, difference
 from localhyper.export.published import TARGETS
 from localhyper.export.published_bundle import Dtype, export_program, round_weights, write_program
 from localhyper.export.text_to_lora import TextToLora, scaled
@@ -101,8 +100,7 @@ def check_task(graph: TaskGraph, path: Path, vectors: int = 3) -> float:
             array for module in graph.net.config.modules for array in (made[TARGETS[module]].a, made[TARGETS[module]].b)
         ]
         for have, want in zip(got, graph(vector), strict=True):
-            size = max(1.0, float(want.abs().max()))
-            worst = max(worst, float(np.abs(have - want.numpy()).max()) / size)
+            worst = max(worst, difference(have, want))
     if not worst <= PARITY:
         raise HypernetworkError(f"torch and ONNX differ by {worst:.1e}, at most {PARITY:.0e} is allowed")
     return worst

@@ -57,6 +57,7 @@ class RunConfig:
         cache_gb: Memory for activations of documents that come again (reading sets over several epochs).
         max_chunks: A document's adapter is the sum of 1 to this many chunks, the others of other documents.
         unrelated_every: The unrelated-question objective is in every n-th step.
+        weight_decay: Of the weight matrices, decoupled.
         warmup: Steps of linear warm-up; then constant, then linear decay over the last `decay` share of steps.
     """
 
@@ -72,6 +73,7 @@ class RunConfig:
     unrelated_every: int = 1
     warmup: int = 10
     decay: float = 0.4
+    weight_decay: float = 0.0
     clip: float = 4.0
     seed: int = 0
     save_every: int = 25

@@ -61,7 +61,13 @@ class Whitened:
 
 def inverse_of(matrix: Tensor) -> Tensor:
     """Inverse of symmetric positive definite matrices; by Cholesky: MKL's LU fails on some processors."""
-    return torch.cholesky_inverse(torch.linalg.cholesky(matrix))
+    lower: Tensor = torch.linalg.cholesky(matrix)
+    if matrix.device.type == "cpu":
+        return torch.cholesky_inverse(lower)
+    # There, cholesky_inverse takes the matrices of a batch one after the other.
+    identity = torch.eye(matrix.shape[-1], device=matrix.device).expand_as(matrix)
+    inner: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
+    return inner.mT @ inner
 
 
 @torch.no_grad()
@@ -97,14 +103,15 @@ def whiten(
         shared: [blocks, hidden, ffn], or None.
     """
     out_a, out_b, out_shared = [], [], []
+    with torch.no_grad():
+        rights = inputs @ given.inverse
+        gram = rights @ inputs.transpose(2, 3)
+        inverses = inverse_of(gram + torch.eye(gram.shape[-1], device=gram.device))
     # unbind, not an index: the gradient of each index would be a whole tensor of zeros.
-    for i, (left, values, own, inverse) in enumerate(
-        zip(a.unbind(1), b.unbind(1), inputs.unbind(1), given.inverse, strict=True)
+    for i, (left, values, own, right, solved) in enumerate(
+        zip(a.unbind(1), b.unbind(1), inputs.unbind(1), rights.unbind(1), inverses.unbind(1), strict=True)
     ):
         with torch.no_grad():
-            right = own @ inverse
-            gram = torch.bmm(right, own.transpose(1, 2))
-            solved = inverse_of(gram + torch.eye(gram.shape[-1], device=gram.device))
             scale = ((given.spread[i] + spread[:, i]) / _trace(given, i, right, solved))[:, None, None]
         turned = _turn(left, given, i)
         overlap = torch.bmm(values, torch.bmm(turned, own.transpose(1, 2)))

@@ -12,7 +12,7 @@ pytest.importorskip("torch", reason="torch is in the [train] extra")
 
 from localhyper.evaluate.choice_set import read_prompts
 from localhyper.export.data import read_replies
-from localhyper.export.own_replies import everyday_requests, main
+from localhyper.export.own_replies import everyday_requests, main, replies, torch_replies
 
 pytestmark = [pytest.mark.native, pytest.mark.torch]
 
@@ -36,6 +36,15 @@ def test_replies_are_written_as_training_reads_them(tiny_model_path: Path, tmp_p
     assert 0 < len(pairs) <= 5
     assert sum(pair.question.startswith("Say it.") for pair in pairs) <= 2
     assert all(pair.answer for pair in pairs)
+
+
+@pytest.mark.slow
+def test_pytorch_replies_as_llama_cpp_does(default_model_path: Path) -> None:
+    asked = [*everyday_requests(random.Random(3), 5), "Name a colour."]
+    one, other = list(replies(default_model_path, asked, 12)), torch_replies(default_model_path, asked, 12, "cpu")
+    # llama.cpp rounds activations to 8 bits, so where two words are near each other replies may part.
+    same = sum(a.split()[:4] == b.split()[:4] for a, b in zip(one, other, strict=True))
+    assert same >= 4, list(zip(one, other, strict=True))
 
 
 def test_a_missing_file_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
