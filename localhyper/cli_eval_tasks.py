@@ -20,9 +20,9 @@ TaskColumnsOption = Annotated[
     str,
     typer.Option(
         metavar="NAME,…",
-        help="What to measure: base, described, few-shot, multitask, multitask-described, per-task, generated, "
-        "generated-described, shuffled, random (see docs); default: all but generated-described, where their inputs "
-        "are there.",
+        help="What to measure: base, described, few-shot, few-shot-described, multitask, multitask-described, "
+        "per-task, generated, generated-described, shuffled, random (see docs); default: all whose inputs are there, "
+        "without few-shot-described and generated-described.",
     ),
 ]
 MultitaskOption = Annotated[

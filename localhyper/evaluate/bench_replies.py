@@ -5,7 +5,9 @@ Knows no files and no model; programs run in `code_runner`.
 
 from __future__ import annotations
 
+import ast
 import re
+import warnings
 from decimal import Decimal, InvalidOperation
 
 from localhyper.evaluate.code_runner import run_program
@@ -52,17 +54,29 @@ def program_of(prompt: str, entry: str, reply: str) -> str:
     """What is run of a reply to the beginning of a function.
 
     Where the reply defines the function itself, what stands before it in the prompt (imports, helpers) is put before
-    the reply; else the reply is taken as the function's body. An empty prompt stands for none.
+    the reply; else the reply is taken as the function's body. An empty prompt stands for none. Lines at the end that
+    keep the whole from being Python are left out: words after the code, or a line that was cut off.
     """
-    code = code_of(reply)
-    if not prompt:
-        return code
-    head = f"def {entry}"
-    if re.search(rf"^{re.escape(head)}\b", code, re.M):
-        return f"{prompt.partition(head)[0]}\n{code}"
-    # The strip of a reply takes the first line's indent, and that alone.
-    body = code if code[:1].isspace() else f"    {code}"
-    return f"{prompt}\n{body}"
+    code, before, head = code_of(reply), "", f"def {entry}"
+    if prompt and re.search(rf"^{re.escape(head)}\b", code, re.M):
+        before = f"{prompt.partition(head)[0]}\n"
+    elif prompt:
+        # The strip of a reply takes the first line's indent, and that alone.
+        before = f"{prompt}\n" if code[:1].isspace() else f"{prompt}\n    "
+    lines = code.splitlines(keepends=True)
+    beginnings = (before + "".join(lines[:end]) for end in range(len(lines), 0, -1))
+    return next(filter(_is_python, beginnings), before + code)
+
+
+def _is_python(text: str) -> bool:
+    """Whether a text can be parsed; nothing of it is run."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd escapes in strings, which a user has nothing to do with
+        try:
+            ast.parse(text)
+        except (SyntaxError, ValueError, RecursionError, MemoryError):
+            return False
+    return True
 
 
 def mbpp_tests(row: Row) -> str:

@@ -47,6 +47,14 @@ class Items(Protocol[Item]):
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A column that cannot be measured, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """What a run was made with. `seconds` is wall-clock time; everything else repeats with the same seed."""
 

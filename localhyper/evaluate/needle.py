@@ -17,6 +17,7 @@ from localhyper.evaluate.columns import (
     Items,
     MakeAdapter,
     RunInfo,
+    Skipped,
     ask,
     document_room,
     make_document,
@@ -57,14 +58,6 @@ class NeedleOptions:
     rank: int = DEFAULT_RANK
     max_tokens: int = 32
     columns: tuple[str, ...] = COLUMNS
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A column that was asked for and cannot be measured, and why."""
-
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)

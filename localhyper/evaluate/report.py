@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from localhyper.atomic import write_text_atomic
 from localhyper.evaluate.costs import AttachMeans, ContextLengths
@@ -20,11 +20,16 @@ from localhyper.evaluate.squad import SquadResult
 from localhyper.evaluate.squad_scores import SquadScores
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
     from rich.console import RenderableType
     from rich.table import Table
 
 Result = SquadResult | NeedleResult
+
+
+class Figures(Protocol):
+    """Any suite's result: a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
 
 def to_json(result: Result) -> str:
@@ -32,7 +37,7 @@ def to_json(result: Result) -> str:
     return figures_json(result)
 
 
-def figures_json(result: DataclassInstance) -> str:
+def figures_json(result: Figures) -> str:
     """Any suite's result without its `cases` as one JSON object."""
     figures = {field.name: _plain(getattr(result, field.name)) for field in fields(result) if field.name != "cases"}
     return json.dumps(figures, default=str, ensure_ascii=False, allow_nan=False, indent=2)

@@ -131,6 +131,8 @@ def _notes(result: TasksResult) -> Iterator[str]:
         yield _making_note(result.making)
     if result.ratios is not None:
         yield _ratio_note(result.ratios)
+    for column in result.skipped:
+        yield f"{column.name} was not measured: {column.reason}"
     yield "in brackets: 95 % confidence intervals; differences are paired"
     run, by = result.run, result.run.hypernetwork_name
     made = f", hypernetwork {by}" if by else ""

@@ -17,6 +17,7 @@ from typing import Literal
 from localhyper.config import did_you_mean
 from localhyper.engine import ChatMessage
 from localhyper.errors import ConfigError
+from localhyper.evaluate.columns import Skipped
 from localhyper.evaluate.task_items import Shot, Subject
 
 SHOTS = 3
@@ -33,8 +34,8 @@ class Column:
         adapter: Empty = none; `multitask` one LoRA of all training tasks, `per-task` one that was trained on the task,
             and of those that the hypernetwork makes: `own` of the task's description, `other` of another task's,
             `random` of random words.
-        described: Whether the task's description stands before the input, in the same message.
-        shown: Whether examples stand before it, as turns of the conversation.
+        described: Whether the task's description stands before the first message, inside it.
+        shown: Whether examples stand before the input, as turns of the conversation.
     """
 
     title: str
@@ -57,6 +58,7 @@ COLUMNS = {
     "base": Column("input alone"),
     "described": Column("description in the prompt", described=True),
     "few-shot": Column(f"{SHOTS} examples in the prompt", shown=True),
+    "few-shot-described": Column(f"description and {SHOTS} examples in the prompt", described=True, shown=True),
     "multitask": Column("multi-task LoRA", "multitask"),
     "multitask-described": Column("multi-task LoRA, description in the prompt", "multitask", described=True),
     "per-task": Column("LoRA trained on the task", "per-task"),
@@ -66,7 +68,7 @@ COLUMNS = {
     "random": Column("generated, random words as description", "random"),
 }
 GENERATED = "generated"
-EXTRA = ("generated-described",)  # measured only when asked for
+EXTRA = ("few-shot-described", "generated-described")  # measured only when asked for
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ def parse_columns(text: str) -> tuple[str, ...]:
 
 def choose_columns(
     wanted: Sequence[str], available: Available, subjects: Sequence[Subject], others: Sequence[Subject]
-) -> tuple[str, ...]:
-    """The columns to measure: those wanted, or with none wanted all but `EXTRA` whose inputs are there.
+) -> tuple[tuple[str, ...], tuple[Skipped, ...]]:
+    """The columns to measure, those wanted or with none wanted all but `EXTRA`; and those of them that cannot be.
 
     Args:
         wanted: Names of columns, may be empty.
@@ -118,14 +120,17 @@ def choose_columns(
     Raises:
         ConfigError: The input of a wanted column is missing.
     """
-    chosen = []
+    chosen: list[str] = []
+    skipped: list[Skipped] = []
     for name in wanted or [name for name in COLUMNS if name not in EXTRA]:
         missing = _missing(COLUMNS[name], available, subjects, others)
         if not missing:
             chosen.append(name)
         elif wanted:
             raise ConfigError(f"column `{name}` cannot be measured: {missing[0]}", missing[1])
-    return tuple(chosen)
+        else:
+            skipped.append(Skipped(name, missing[0]))
+    return tuple(chosen), tuple(skipped)
 
 
 def _missing(
@@ -208,13 +213,11 @@ def _words() -> tuple[str, ...]:
 
 def conversation(column: Column, texts: Texts, message: str) -> list[ChatMessage]:
     """The messages before the reply; `message` is the input."""
-    turns = [
-        ChatMessage(role, content)
-        for shot in (texts.shots if column.shown else ())
-        for role, content in (("user", shot.message), ("assistant", shot.reply))
-    ]
-    own = f"{texts.description}\n\n{message}" if column.described else message
-    return [*turns, ChatMessage("user", own)]
+    shots = texts.shots if column.shown else ()
+    told = [text for shot in shots for text in (shot.message, shot.reply)] + [message]
+    if column.described:
+        told[0] = f"{texts.description}\n\n{told[0]}"
+    return [ChatMessage("assistant" if number % 2 else "user", text) for number, text in enumerate(told)]
 
 
 def description_for(column: Column, texts: Texts) -> str:

@@ -85,14 +85,13 @@ def tree_tokens(sequences: Sequence[TokenArray]) -> int:
 
 
 def adapter_weights(path: Path) -> int:
-    """Numbers in an adapter's matrices.
-
-    Raises:
-        AdapterError: The file cannot be read.
-    """
+    """Numbers in an adapter's matrices; 0 where the file cannot be read, which is for the engine to say."""
     from localhyper.gguf_adapter import read_adapter_header
 
-    return sum(entry.elements for entry in read_adapter_header(path).tensors)
+    try:
+        return sum(entry.elements for entry in read_adapter_header(path).tensors)
+    except AdapterError:
+        return 0
 
 
 def made_of_description(
@@ -127,7 +126,7 @@ def _description_tokens(path: Path) -> int:
 
     try:
         return read_metadata(path).source_tokens
-    except AdapterError:  # whether the file is usable is for the engine to say
+    except AdapterError:
         return 0
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from localhyper.evaluate.intervals import Estimate, TaskBootstrap
+from localhyper.evaluate.intervals import Estimate, TaskBootstrap, wilson
 from localhyper.evaluate.task_columns import GENERATED
 from localhyper.evaluate.task_costs import AdapterSpent, answer_flops
 from localhyper.evaluate.task_frame import TaskCase
@@ -131,7 +131,7 @@ class TaskTables:
         if GENERATED not in self._columns:
             return ()
         return tuple(
-            self._figures(f"{GENERATED} - {name}", metric, self._minus(GENERATED, name, metric))
+            self._figures(f"{GENERATED} - {name}", metric, self._minus(GENERATED, name, metric), shares=False)
             for metric in self._metrics
             for name in self._columns
             if name != GENERATED
@@ -156,11 +156,12 @@ class TaskTables:
         pairs = zip(self._scores(one, metric), self._scores(other, metric), strict=True)
         return [[a - b for a, b in zip(ours, theirs, strict=True)] for ours, theirs in pairs]
 
-    def _figures(self, name: str, metric: str, scores: Sequence[Sequence[float]]) -> TaskFigures:
-        single = {
-            task: bootstrap.mean([values])
-            for task, bootstrap, values in zip(self._tasks, self._alone, scores, strict=True)
-        }
+    def _figures(
+        self, name: str, metric: str, scores: Sequence[Sequence[float]], *, shares: bool = True
+    ) -> TaskFigures:
+        """`shares` = scores that are all 0 or 1 are a share; differences are none."""
+        each = zip(self._tasks, self._alone, scores, strict=True)
+        single = {task: _of_task(bootstrap, values, shares) for task, bootstrap, values in each}
         return TaskFigures(name, metric, self._bootstrap.mean(scores), single)
 
     def _mean(self, name: str, value: Callable[[TaskCase], float], *, first: bool = False) -> float:
@@ -187,6 +188,13 @@ class TaskTables:
             seconds=self._mean(name, lambda case: case.spent.seconds),
             seconds_alone=self._mean(name, lambda case: case.spent.seconds, first=True),
         )
+
+
+def _of_task(bootstrap: TaskBootstrap, values: Sequence[float], shares: bool) -> Estimate:
+    """Mean over a task's items. Of a share, Wilson's interval: it is not empty where all are wrong, or all right."""
+    if shares and all(value in (0.0, 1.0) for value in values):
+        return wilson(round(sum(values)), len(values))
+    return bootstrap.mean([values])
 
 
 def making_cost(made: Mapping[str, AdapterSpent]) -> MakingCost | None:

@@ -16,7 +16,7 @@ from localhyper.bundle import BundleInfo
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.bench_set import read_benchmarks
-from localhyper.evaluate.columns import RunInfo
+from localhyper.evaluate.columns import RunInfo, Skipped
 from localhyper.evaluate.task_adapters import TaskMaker, find_given
 from localhyper.evaluate.task_columns import Available, Texts, choose_columns
 from localhyper.evaluate.task_frame import TaskCase, TaskOutcome, TaskSetup, measure_tasks, reply_limit, sample_items
@@ -83,6 +83,7 @@ class TasksResult:
     """Figures of a run.
 
     Attributes:
+        skipped: Columns left out because their inputs are not there.
         columns: Every column in every metric.
         differences: `generated` minus every other column, paired.
         costs: What an answer costs in each column.
@@ -95,6 +96,7 @@ class TasksResult:
     options: TasksOptions
     run: RunInfo
     tasks: tuple[TaskInfo, ...]
+    skipped: tuple[Skipped, ...]
     columns: tuple[TaskFigures, ...]
     differences: tuple[TaskFigures, ...]
     costs: tuple[ColumnCost, ...]
@@ -131,12 +133,12 @@ def run(
     started = time.monotonic()
     subjects, others = read_subjects(options)
     available = Available(maker is not None, options.multitask is not None, options.per_task is not None)
-    columns = choose_columns(options.columns, available, subjects, others)
+    columns, skipped = choose_columns(options.columns, available, subjects, others)
     given = find_given(engine, options.multitask, options.per_task, [subject.name for subject in subjects])
     drawn = sample_items(subjects, options.limit, options.seed)
     setup = TaskSetup(engine, columns, given, maker, options.seed, progress, cancel)
     outcome = measure_tasks(setup, drawn, others)
-    return _summarise(options, _run_info(engine, bundle, started), engine, drawn, columns, outcome)
+    return _summarise(options, _run_info(engine, bundle, started), engine, drawn, columns, skipped, outcome)
 
 
 def read_subjects(options: TasksOptions) -> tuple[list[Subject], list[Subject]]:
@@ -184,6 +186,7 @@ def _summarise(
     engine: Engine,
     subjects: Sequence[Subject],
     columns: Sequence[str],
+    skipped: tuple[Skipped, ...],
     outcome: TaskOutcome,
 ) -> TasksResult:
     names = [subject.name for subject in subjects]
@@ -197,6 +200,7 @@ def _summarise(
         options=options,
         run=info,
         tasks=tuple(tasks),
+        skipped=skipped,
         columns=tables.columns(),
         differences=tables.differences(),
         costs=costs,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from localhyper.evaluate.intervals import ClusterBootstrap, wilson
-from localhyper.evaluate.metrics import best, exact_match, f1, holds_value, normalize_answer, rouge_l
+from localhyper.evaluate.intervals import ClusterBootstrap, TaskBootstrap, wilson
+from localhyper.evaluate.metrics import best, exact_match, f1, holds_value, normalize_answer, rouge_l, same_text
+from localhyper.evaluate.task_items import Scores, grade_text
 
 
 @pytest.mark.parametrize(
@@ -142,3 +143,27 @@ def test_the_same_seed_draws_the_same() -> None:
     one, two, other = (ClusterBootstrap(range(25), seed).mean(values) for seed in (7, 7, 8))
     assert one == two
     assert one != other
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "same"),
+    [("B", "b.", 1), ("A", "the", 0), ("A", "a", 1), ("(C)", "C", 1), ("x  y", "X Y", 1), ("?", "!", 0), ("?", "?", 1)],
+)
+def test_same_text_keeps_articles(reply: str, answer: str, same: int) -> None:
+    assert same_text(reply, answer) == same
+
+
+def test_a_free_reply_that_is_a_reference_scores_fully_in_any_script() -> None:
+    assert grade_text(("日本",), "日本") == Scores(rouge_l=1.0, exact=1.0)
+    assert grade_text(("red car", "blue car"), "blue car, old boat") == Scores(rouge_l=2 / 3, exact=0.0)
+
+
+def test_tasks_weigh_alike_and_both_levels_are_drawn() -> None:
+    many = TaskBootstrap([100, 2], 0)
+    mean = many.mean([np.zeros(100), np.ones(2)])
+    assert mean.value == 0.5 and (mean.low, mean.high) == (0.0, 1.0), "two tasks may both be drawn twice"
+    one = TaskBootstrap([100], 0).mean([np.arange(100) % 2])
+    assert one.value == 0.5 and 0.35 < one.low < 0.45 < 0.55 < one.high < 0.65
+    equal = TaskBootstrap([50] * 10, 0).mean([np.full(50, task / 9) for task in range(10)])
+    assert equal.high - equal.low > 0.3, "with instances that agree, tasks alone decide"
+    assert TaskBootstrap([5, 5], 1).mean([np.arange(5)] * 2) == TaskBootstrap([5, 5], 1).mean([np.arange(5)] * 2)
