@@ -50,6 +50,7 @@ def greedy_replies(
     encoded = [tokenizer.encode(prompts.render(request), add_special_tokens=False).ids for request in requests]
     fitting = sorted((i for i, ids in enumerate(encoded) if len(ids) <= LONGEST_PROMPT), key=lambda i: len(encoded[i]))
     end = tokenizer.token_to_id(prompts.end_of_turn)
+    assert end is not None  # it comes from the same file
     replies = [""] * len(requests)
     for first in range(0, len(fitting), group):
         chosen = fitting[first : first + group]

@@ -220,7 +220,8 @@ class TaskHypernetwork(nn.Module):
         inputs, outputs = self.widths[name]
         cut = self.config.rank * inputs
         a, b = made[..., :cut], made[..., cut:]
-        return LoraPair(a.unflatten(-1, (self.config.rank, inputs)), b.unflatten(-1, (outputs, self.config.rank)))
+        rank, lead = self.config.rank, made.shape[:-1]
+        return LoraPair(a.reshape(*lead, rank, inputs), b.reshape(*lead, outputs, rank))
 
     def _placed(self, name: str, made: LoraPair) -> LoraPair:
         offset = self.offsets.pair(name)
