@@ -125,6 +125,17 @@ def _read_cached(path: Path, mtime_ns: int, size: int) -> BundleInfo:
     return _read(path)
 
 
+def read_purpose(path: Path) -> tuple[str, str]:
+    """Kind and base fingerprint, read from the description alone, however large the file; empty where it has none."""
+    try:
+        values = _metadata(path, outline(memoryview(_open(path))))
+        base = values.get("base")
+        kind, fingerprint = values.get("kind"), base.get("fingerprint") if isinstance(base, dict) else ""
+    except (HypernetworkError, WireError):
+        return "", ""
+    return str(kind) if kind in KINDS else "", str(fingerprint).lower()
+
+
 def _read(path: Path) -> BundleInfo:
     data = _open(path)
     try:
