@@ -182,8 +182,7 @@ def _is_needed(spec: ModelSpec, base: str) -> bool:
 
 
 def _model(verify: Callable[[ModelSpec], str], path: Path | None, spec: ModelSpec) -> Check:
-    kind = f"{spec.kind} " if isinstance(spec, HypernetworkSpec) else ""
-    name = kind + title(spec).replace("`", "")
+    name = title(spec).replace("`", "")
     try:
         digest = verify(spec)
         if isinstance(spec, HypernetworkSpec) and path is not None:

@@ -1,4 +1,4 @@
-"""The queue of documents and tasks to attach: kept in the library's database, worked off one at a time, alive over restarts.
+"""The queue of what to attach: kept in the library's database, worked off one at a time, alive over restarts.
 
 Knows neither models nor the pipeline: a callback does the work.
 """

@@ -179,7 +179,7 @@ class _Attach:
         return chunks
 
     def _beginning(self, most: int) -> Chunk:
-        """A task's description as one chunk, because tasks of its parts don't add up to it: its first tokens, all text."""
+        """A task's description as one chunk, for tasks of its parts don't add up to it: first tokens, whole text."""
         text = self._document.text
         ids, cut = first_tokens(text, self._engine.tokenize, most)
         if cut:

@@ -173,8 +173,12 @@ class Registry:
         own = "enter one of your own with `localhyper models add FILE.onnx`"
         if kind != "task":
             return f"{own}; `localhyper models list` shows what there is"
-        bases = [spec.base for spec in self.folders.values() if isinstance(spec, PublishedSpec) and spec.method == method]
-        return f"{own}, or import one with `localhyper hypernet import`: published for {', '.join(dict.fromkeys(bases))}"
+        bases = [
+            spec.base for spec in self.folders.values() if isinstance(spec, PublishedSpec) and spec.method == method
+        ]
+        return (
+            f"{own}, or import one with `localhyper hypernet import`: published for {', '.join(dict.fromkeys(bases))}"
+        )
 
     def embedder_for(self, model: str) -> EmbedderSpec | None:
         """The entry of an embedding model by its Hugging Face repository, or by the name that ends it."""

@@ -1,4 +1,4 @@
-"""One base model, its hypernetworks and the library, each opened when first needed: what a command or a screen works on.
+"""One base model, its hypernetworks and the library, opened when first needed: what a command or a screen works on.
 
 Knows settings and where things are, not how they are shown. Not thread-safe, like the engine it holds.
 """
@@ -128,7 +128,7 @@ class Workbench:
         return self.bundle_of(self._kind)
 
     def bundle_of(self, kind: str, hypernet: str = "") -> BundleInfo:
-        """The description of the hypernetwork for documents or tasks; `hypernet` (name or path) goes before the set one.
+        """The description of the hypernetwork of this kind; `hypernet` (name or path) goes before the set one.
 
         Raises:
             HypernetworkError: There is none, it is damaged, or it is of another kind.
@@ -157,9 +157,7 @@ class Workbench:
         """The hypernetwork in memory, checked against the base model."""
         return self.load_hypernetwork(self.bundle, progress)
 
-    def load_hypernetwork(
-        self, bundle: BundleInfo, progress: ProgressCallback = ignore_progress
-    ) -> OnnxHypernetwork:
+    def load_hypernetwork(self, bundle: BundleInfo, progress: ProgressCallback = ignore_progress) -> OnnxHypernetwork:
         """The hypernetwork of this description in memory, checked against the base model; one of each kind is kept."""
         return self._hypernets.load(bundle, self.base_info, progress)
 
@@ -193,7 +191,9 @@ class Workbench:
         progress(Progress("read", 0, 0, request.source or "text"))
         is_task = request.kind == "task"
         if request.text or (is_task and not request.source):
-            return _task(request.text) if is_task else read_text(request.text, request.name or _first_words(request.text))
+            return (
+                _task(request.text) if is_task else read_text(request.text, request.name or _first_words(request.text))
+            )
         if is_task and os.path.isdir(request.source):
             raise SourceError(f"`{request.source}` is a folder, wanted the file of a description", "name a file in it")
         read = read_any(request.source, limits=self._read_limits(), password=password, progress=progress, cancel=cancel)
@@ -203,6 +203,26 @@ class Workbench:
         from localhyper.sources import ReadLimits
 
         return ReadLimits(**dataclasses.asdict(self.config.source))
+
+    def find_request(
+        self, request: JobRequest, document: Document, *, cancel: CancelToken | None = None
+    ) -> AttachResult | None:
+        """The adapter that was made of exactly this before; None where it has to be made, and can be.
+
+        Raises:
+            LocalHyperError: There is no hypernetwork for it, or the wanted name is impossible or taken.
+        """
+        options, bundle = self._options_of(request), self.bundle_of(request.kind, request.hypernet)
+        if bundle.embedding is None:
+            return find_attached(document, self.base_info, bundle, self.library, options)
+        from localhyper.task_pipeline import find_task
+        from localhyper.task_vector import find_source
+
+        source = find_source(self.registry, bundle, None, cancel=cancel)
+        return find_task(document, self.base_info, bundle, source.digest, self.library, options)
+
+    def _options_of(self, request: JobRequest) -> AttachOptions:
+        return self.options(request.name, None if request.rank < 0 else request.rank)
 
     def attach_request(
         self,
@@ -217,7 +237,7 @@ class Workbench:
         Raises:
             LocalHyperError: Whatever the pipeline, the models or the library raise.
         """
-        options = self.options(request.name, None if request.rank < 0 else request.rank)
+        options = self._options_of(request)
         how = self.attach_task if request.kind == "task" else self.attach
         return how(document, options, hypernet=request.hypernet, progress=progress, cancel=cancel)
 
