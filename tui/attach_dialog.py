@@ -115,7 +115,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
                 yield Static("Name", classes="label", markup=False)
                 yield Input(placeholder="from the title", id="name", tooltip="What the adapter will be called")
                 yield Static("by", classes="label", id="by-label", markup=False)
-                yield Select[str]([], id="by", prompt="hypernetwork", tooltip="The hypernetwork that makes it")
+                yield Select[str]([("", "")], allow_blank=False, id="by", tooltip="The hypernetwork that makes it")
             with Horizontal(id="password-row"):
                 yield Static("Password", classes="label", markup=False)
                 yield Input(password=True, id="password", tooltip="Opens an encrypted PDF; kept in memory only")
@@ -175,9 +175,11 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
         by.display = self.query_one("#by-label").display = len(names) > 1
         # An empty name is the set one, or the first that fits: so a job goes on with what is set then.
         by.set_options([(plain(first), ""), *((plain(name), name) for name in names if name != first)])
-        by.value = ""
-        missing = [word for kind, word in _MANY.items() if kind not in self._makers]
-        text = "A task, described in words." if self._kind == "task" else "A document, or a folder as one document."
+        is_task = self._kind == "task"
+        missing = [
+            word for kind, word in _MANY.items() if kind not in self._makers and not (is_task and kind != "task")
+        ]
+        text = "A task, described in words." if is_task else "A document, or a folder as one document."
         if missing:
             text += f" There is no hypernetwork for {' or '.join(missing)} on this machine."
         self.query_one("#kinds", Static).update(text)
@@ -312,7 +314,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
         if not good:
             return
         if self._kind == "task":
-            self.query_one("#task", TaskBox).clear()
+            self._state.task_draft = ""
         else:
             self._services.remembered.update(source_folder=str(good[0].path.absolute().parent))
         name = self._wanted_name if len(self._look.previews) == 1 else ""

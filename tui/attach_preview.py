@@ -49,10 +49,8 @@ class Preview:
     def lines(self) -> list[str]:
         """What is known, for people."""
         if self.failure is not None:
-            return [
-                f"! {plain(self.failure.message)}",
-                *([f"  {plain(self.failure.hint)}"] if self.failure.hint else []),
-            ]
+            hint = plain(self.failure.hint).replace("another --name", "another name")
+            return [f"! {plain(self.failure.message)}", *([f"  {hint}"] if hint else [])]
         if self.document is None:
             return [f"{self.name}: reading {plain(self.reading)}".rstrip() + "…"]
         lines = [f"{self.name}: {self._size(self.document)}"]
@@ -91,7 +89,8 @@ def summary(previews: list[Preview], base: str) -> list[str]:
         return lines
     known = [plan.seconds for plan in plans if plan.seconds is not None]
     if len(known) == len(plans):
-        lines.append(f"takes about {clock(sum(known))} on this machine, by earlier attaches")
+        span = f"about {clock(sum(known))}" if sum(known) >= 1 else "less than a second"
+        lines.append(f"takes {span} on this machine, by earlier attaches")
     elif not any(preview.is_task for preview in previews):
         lines.append("time: not known before the first attach on this machine; the job shows it after 3 chunks")
     lines.append(f"base {plain(base)}, hypernetwork {plain(plans[0].hypernetwork)}")

@@ -29,7 +29,6 @@ from localhyper.workbench import Workbench
 from .adapter_source import AdapterRow
 
 if TYPE_CHECKING:
-    from localhyper.adapter_export import PeftExport
     from localhyper.adapter_import import Imported
 
 QUOTES = 8
@@ -168,26 +167,14 @@ class Store:
         passages = self.library.passages(quote.adapter.id)
         return "".join(passage.text for passage in passages if passage.chunk == quote.passage.chunk).strip()
 
-    def export(self, name: str, to: Path, overwrite: bool) -> Path:
-        """Copy an adapter's file to a file or folder; its folder is made."""
-        target = to.expanduser()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return self.library.export(name, target, overwrite=overwrite)
-
-    def export_peft(self, adapter: AdapterInfo, to: Path, overwrite: bool) -> PeftExport:
-        """Write an adapter as a PEFT folder; the folders above it are made."""
-        from localhyper.adapter_export import export_peft
-
-        return export_peft(adapter, self.registry, to.expanduser(), overwrite=overwrite)
-
     def import_adapter(self, path: Path, config: Config) -> Imported:
         """Take a PEFT folder or a GGUF adapter into the library, checked against its base model, else the set one."""
         return Workbench(self.paths, config).import_adapter(path)
 
-    def server_command(self, adapter: AdapterInfo, exported: Path) -> str:
+    def server_command(self, fingerprint: str, base_name: str, exported: Path) -> str:
         """The ready command line for stock llama.cpp; where no file of the base model is here, a stand-in names it."""
-        base = self.file_for(adapter.base_fingerprint)
-        words = ["llama-server", "-m", str(base) if base else f"{adapter.base_name}.gguf", "--lora", str(exported)]
+        base = self.file_for(fingerprint)
+        words = ["llama-server", "-m", str(base) if base else f"{base_name}.gguf", "--lora", str(exported)]
         return shlex.join(words)
 
     def file_for(self, fingerprint: str) -> Path | None:

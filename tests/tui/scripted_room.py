@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from localhyper.bundle import BundleInfo, read_bundle
+from localhyper.bundle import BundleInfo, check_kind, read_bundle
 from localhyper.config import Config
 from localhyper.engine import BaseModelInfo, Engine
 from localhyper.hypernet import OnnxHypernetwork
@@ -36,9 +36,11 @@ class ScriptedWorkbench(Workbench):
         return self.engine().info
 
     def bundle_of(self, kind: str, hypernet: str = "") -> BundleInfo:
-        """For documents the tiny bundle is always there, for tasks what the registry finds."""
+        """For documents the tiny bundle is always there, else what the registry finds for the scripted base model."""
         if kind != "document" or hypernet:
-            return super().bundle_of(kind, hypernet)
+            bundle = read_bundle(self.registry.find_hypernetwork(self.base_info.fingerprint, kind, hypernet))
+            check_kind(bundle, kind)
+            return bundle
         file = self.paths.cache_dir / "tiny.onnx"
         return read_bundle(file if file.exists() else write(file))
 
