@@ -10,7 +10,7 @@ from typing import ClassVar
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Input, RadioButton, RadioSet, Static
@@ -44,16 +44,14 @@ class Form:
 
 
 FORMS: Mapping[str, Form] = {
-    GGUF: Form(
-        "GGUF, for llama.cpp", ".gguf", "One file; any llama.cpp loads it beside its base model.", "Copy command"
-    ),
+    GGUF: Form("GGUF, llama.cpp", ".gguf", "One file; any llama.cpp loads it beside its base model.", "Copy command"),
     PEFT: Form(
-        "PEFT, for transformers and vLLM",
+        "PEFT, transformers, vLLM",
         "-peft",
         "A folder of two files; PEFT loads it beside the unquantized base model.",
         "Copy Python",
     ),
-    LIBRARY: Form("the library", "", "A new adapter that acts as all of them; quotes find the text of all.", "Copy"),
+    LIBRARY: Form("library", "", "A new adapter that acts as all of them; quotes find the text of all.", "Copy"),
 }
 
 
@@ -80,7 +78,8 @@ class ExportDialog(ModalScreen[bool]):
     ExportDialog .line Static { width: auto; margin: 0 1; color: $text-muted; }
     ExportDialog Checkbox { margin: 0 1; }
     ExportDialog #rank { width: 22; }
-    ExportDialog #result { margin: 1 0; }
+    ExportDialog #told { height: auto; max-height: 11; margin: 1 0; }
+    ExportDialog.-narrow.-sum #told { max-height: 9; margin: 0; }
     ExportDialog #result.-problem { color: $text-error; }
     ExportDialog #buttons { height: auto; align-horizontal: right; }
     ExportDialog Button { margin-left: 2; }
@@ -115,14 +114,15 @@ class ExportDialog(ModalScreen[bool]):
                 with RadioSet(compact=True, id="dtype"):
                     for name in ("", *DTYPES):
                         yield RadioButton(name or as_it_is, not name, name=name)
-            with Horizontal(classes="line sum"):
-                yield Static("rank", markup=False)
+            with Horizontal(classes="line"):
+                yield Checkbox("Replace an older export", id="overwrite", compact=True)
+                yield Static("rank", classes="sum", markup=False)
                 yield Input(
                     placeholder=f"{self._config.adapter.rank_budget} as set, 0 = all", compact=True, id="rank",
-                    tooltip="What the ranks of all together are cut back to",
+                    classes="sum", tooltip="What the ranks of all together are cut back to",
                 )  # fmt: skip
-            yield Checkbox("Replace an older export", id="overwrite", compact=True)
-            yield Static(FORMS[self._form].about, id="result", markup=False)
+            with VerticalScroll(id="told"):
+                yield Static(FORMS[self._form].about, id="result", markup=False)
             with Horizontal(id="buttons"):
                 yield Button(FORMS[self._form].copy, id="copy", disabled=True)
                 yield Button("Close", id="close")
@@ -130,7 +130,7 @@ class ExportDialog(ModalScreen[bool]):
 
     @property
     def _heading(self) -> Content:
-        what = "several as one" if self._is_sum else plain(self._given[0])
+        what = "the sum" if self._is_sum else plain(self._given[0])
         return Content("Merge into a new adapter" if self._form == LIBRARY else f"Export {what} as {self._form}")
 
     @property

@@ -1,4 +1,4 @@
-"""Writes adapters out as the export dialog wants them: one or a sum, as a file, a folder or a new adapter. No widget."""
+"""Writes adapters out as the export dialog wants them: one or a sum, to a file, a folder or the library. No widget."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class LibraryScreen(SidePlace):
         Binding("v", "reverse", "Reverse", show=False, id="library.reverse", tooltip="Sort the other way"),
         Binding("r", "rename", "Rename", show=False, id="library.rename", tooltip="Give it another name"),
         Binding("e", "export", "Export", id="library.export", tooltip="As GGUF or PEFT, with what loads it"),
-        Binding("m", "mark", "Mark", id="library.mark", tooltip="Mark it, to merge it with others"),
+        Binding("m", "mark", "Mark", show=False, id="library.mark", tooltip="Mark it, to merge it with others"),
         Binding("i", "import_adapter", "Import", show=False, id="library.import", tooltip="A PEFT folder or GGUF file"),
         Binding("delete", "remove", "Delete", show=False, id="library.remove", tooltip="Into the trash"),
         Binding("u", "undo", "Undo", show=False, id="library.undo", tooltip="Bring the last deleted one back"),
