@@ -92,6 +92,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
         self._given = " ".join(shlex.quote(str(path)) for path in paths) if len(paths) > 1 else "".join(map(str, paths))
         self._look = Look(self, services, state, self._show)
         self._makers: Mapping[str, tuple[str, ...]] | None = None
+        self._set_maker = ""
         self._make_when_known = False
         self._timer: Timer | None = None
         self._count_timer: Timer | None = None
@@ -170,11 +171,10 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
         names = self._makers.get(self._kind, ())
         settings = self._state.config.hypernet
         wanted = settings.task if self._kind == "task" else settings.name
-        first = wanted or (names[0] if names else "")
+        first = self._set_maker = wanted or (names[0] if names else "")
         by = self.query_one("#by", Select)
         by.display = self.query_one("#by-label").display = len(names) > 1
-        # An empty name is the set one, or the first that fits: so a job goes on with what is set then.
-        by.set_options([(plain(first), ""), *((plain(name), name) for name in names if name != first)])
+        by.set_options((plain(name), name) for name in dict.fromkeys((first, *names)))
         is_task = self._kind == "task"
         missing = [
             word for kind, word in _MANY.items() if kind not in self._makers and not (is_task and kind != "task")
@@ -192,8 +192,9 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
 
     @property
     def _hypernet(self) -> str:
+        """The chosen one; empty for the one that is set, or fits first: so a job goes on with what is set then."""
         value = self.query_one("#by", Select).value
-        return value if isinstance(value, str) else ""
+        return value if isinstance(value, str) and value != self._set_maker else ""
 
     # Looking at what is wanted
 

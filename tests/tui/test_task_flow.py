@@ -112,6 +112,7 @@ async def test_which_hypernetwork_is_asked_where_several_fit() -> None:
         await ready(pilot, bench)
         dialog = await open_task(pilot, bench)
         await until(pilot, lambda: dialog.query_one("#by", Select).display)
+        assert "tiny-task" in str(dialog.query_one("SelectCurrent #label", Static).content)
         await type_task(pilot, TASK)
         await until(pilot, lambda: "hypernetwork tiny-task" in facts(bench))
         await pilot.press("tab", *"mine", "tab", "enter", "down", "enter")
