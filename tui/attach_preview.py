@@ -55,7 +55,7 @@ class Preview:
             return [f"{self.name}: reading {plain(self.reading)}".rstrip() + "…"]
         lines = [f"{self.name}: {self._size(self.document)}"]
         if self.plan is not None and self.plan.cut:
-            lines.append("! the rest of the description will not be read: say it in a few sentences")
+            lines.append("! what comes after them will not be read: say it in fewer words")
         if self.plan is not None and self.plan.reused:
             lines.append(f"attached before as “{plain(self.plan.reused)}”: costs nothing")
         notes = self.document.notes

@@ -6,14 +6,16 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from localhyper import model_specs, registry
 from localhyper.base_header import read_base_info
+from localhyper.gguf_adapter import read_adapter
 from localhyper.model_specs import package_folder, shipped_models_file
 from tests.cli.conftest import Shell
 from tests.conftest import DEFAULT_BASE
-from tests.tiny_onnx import TinyBundle, write
+from tests.tiny_reader import RANK, widths, write_reader
 
 pytestmark = pytest.mark.native
 NAME = "default-task"
@@ -43,11 +45,7 @@ def shipped(plain: Shell, default_model_path: Path, tmp_path: Path, monkeypatch:
     (package / "bundles").mkdir(parents=True)
     for file in (package_folder() / "bundles").iterdir():
         (package / "bundles" / file.name).symlink_to(file.resolve())
-    tiny = TinyBundle(
-        hidden=info.hidden_size, ffn=info.ffn_size, blocks=info.block_count, taps=(0, 20), ffn_blocks=(18, 19),
-        chunk_tokens=64, fingerprint=info.fingerprint, gain=0.002, metadata={"kind": "task", "name": NAME},
-    )  # fmt: skip
-    bundle = write(package / "bundles" / f"{NAME}.onnx", tiny)
+    bundle = write_reader(package / "bundles" / f"{NAME}.onnx", info, name=NAME)
     models = tmp_path / "models.toml"
     models.write_text(shipped_models_file().read_text() + ENTRY % bundle.stat().st_size)
     monkeypatch.setattr(model_specs, "shipped_models_file", lambda: models)
@@ -55,12 +53,17 @@ def shipped(plain: Shell, default_model_path: Path, tmp_path: Path, monkeypatch:
     return plain
 
 
-def test_a_task_is_attached_and_used_without_an_option(shipped: Shell) -> None:
+def test_a_task_is_attached_and_used_without_an_option(shipped: Shell, default_model_path: Path) -> None:
     done = shipped.run("attach", "--task", "Answer in one word.", "--json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
-    assert (row["kind"], row["hypernet_name"], row["base_name"] != "") == ("task", NAME, True)
-    note = Path(shipped.home / "note.txt")
+    assert (row["kind"], row["hypernet_name"], row["rank"], row["energy_kept"]) == ("task", NAME, RANK, 1.0)
+    weights, _ = read_adapter(Path(row["path"]))
+    assert set(weights.targets) == set(widths(read_base_info(default_model_path)))
+    other = json.loads(shipped.run("attach", "--task", "Write a poem about the sea.", "--json").stdout)[0]
+    second = read_adapter(Path(other["path"]))[0].targets["attn_q"].b
+    assert not np.allclose(weights.targets["attn_q"].b, second), "each description makes its own"
+    note = shipped.home / "note.txt"
     note.write_text("The keeper of the lighthouse is Tomas Brekkeli.")
     done = shipped.run(
         "ask", "Who keeps it?", "--document", note, "--task", "Answer in one word.", "--max-tokens", "4", "--json"
@@ -68,6 +71,8 @@ def test_a_task_is_attached_and_used_without_an_option(shipped: Shell) -> None:
     assert done.returncode == 0, done.stderr
     used = json.loads(done.stdout)["answers"][0]["adapters"]
     assert [use["name"] for use in used] == ["note", "answer-in-one-word"]
+    merged = shipped.run("adapters", "merge", "note", "answer@0.5", "--name", "both")
+    assert merged.returncode == 0 and "of the energy kept" in merged.stderr, merged.stderr
 
 
 def test_lists_and_doctor_show_both_kinds(shipped: Shell) -> None:
