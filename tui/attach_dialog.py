@@ -29,6 +29,7 @@ from .attach_preview import summary
 from .background import in_background
 from .harmless import Harmless
 from .host_events import Failure
+from .marks import Choice
 from .path_picker import PathPicker
 from .services import Services
 from .task_box import TaskBox
@@ -105,7 +106,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
             box.border_subtitle = f"{key} document or task"
             with RadioSet(compact=True, id="kind"):
                 for kind, label in _KINDS.items():
-                    yield RadioButton(label, kind == self._kind, name=kind)
+                    yield Choice(label, kind == self._kind, name=kind)
             yield Static("", id="kinds", markup=False)
             with Horizontal(id="path-row"):
                 yield Static("Path", classes="label", markup=False)

@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
-from textual.widgets import Button, Checkbox, Input, RadioButton, RadioSet, Static
+from textual.widgets import Button, Checkbox, Input, RadioSet, Static
 
 from localhyper.config import Config
 from localhyper.gguf_writer import DTYPES
@@ -22,6 +22,7 @@ from .background import in_background
 from .exporting import GGUF, LIBRARY, PEFT, Exported, ExportWish, export
 from .harmless import Harmless
 from .host_events import Failure
+from .marks import Choice, Tick
 from .services import Services
 from .words import home_text, plain, visible
 
@@ -108,14 +109,14 @@ class ExportDialog(ModalScreen[bool]):
             yield Input(self._place, id="to", highlighter=Harmless())
             with RadioSet(compact=True, id="form"):
                 for name, form in FORMS.items():
-                    yield RadioButton(form.label, name == self._form, name=name, classes="sum" * (name == LIBRARY))
+                    yield Choice(form.label, name == self._form, name=name, classes="sum" * (name == LIBRARY))
             with Horizontal(classes="line", id="numbers"):
                 yield Static("numbers", markup=False)
                 with RadioSet(compact=True, id="dtype"):
                     for name in ("", *DTYPES):
-                        yield RadioButton(name or as_it_is, not name, name=name)
+                        yield Choice(name or as_it_is, not name, name=name)
             with Horizontal(classes="line"):
-                yield Checkbox("Replace an older export", id="overwrite", compact=True)
+                yield Tick("Replace an older export", id="overwrite", compact=True)
                 yield Static("rank", classes="sum", markup=False)
                 yield Input(
                     placeholder=f"{self._config.adapter.rank_budget} as set, 0 = all", compact=True, id="rank",
@@ -136,7 +137,7 @@ class ExportDialog(ModalScreen[bool]):
     @property
     def _stem(self) -> str:
         names = [word.rpartition("@")[0] or word for word in self._given]
-        return "-".join(names)[:60].rstrip("-_.") if self._is_sum else names[0]
+        return "-".join(names)[:40].rstrip("-_.") if self._is_sum else names[0]
 
     @property
     def _place(self) -> str:
