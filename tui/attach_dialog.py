@@ -15,7 +15,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.timer import Timer
-from textual.widgets import Button, Input, RadioButton, RadioSet, Select, Static
+from textual.widgets import Button, Input, RadioButton, RadioSet, Static
 
 from localhyper.errors import LibraryError
 from localhyper.jobs import JobRequest
@@ -29,11 +29,12 @@ from .attach_preview import summary
 from .background import in_background
 from .harmless import Harmless
 from .host_events import Failure
+from .maker_select import MakerSelect
 from .marks import Choice
 from .path_picker import PathPicker
 from .services import Services
 from .task_box import TaskBox
-from .words import as_path, dropped_paths, home_text, plain, visible
+from .words import as_path, dropped_paths, home_text, visible
 
 _DEBOUNCE = 0.4
 _ASK = {
@@ -93,7 +94,6 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
         self._given = " ".join(shlex.quote(str(path)) for path in paths) if len(paths) > 1 else "".join(map(str, paths))
         self._look = Look(self, services, state, self._show)
         self._makers: Mapping[str, tuple[str, ...]] | None = None
-        self._set_maker = ""
         self._make_when_known = False
         self._timer: Timer | None = None
         self._count_timer: Timer | None = None
@@ -117,7 +117,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
                 yield Static("Name", classes="label", markup=False)
                 yield Input(placeholder="from the title", id="name", tooltip="What the adapter will be called")
                 yield Static("by", classes="label", id="by-label", markup=False)
-                yield Select[str]([("", "")], allow_blank=False, id="by", tooltip="The hypernetwork that makes it")
+                yield MakerSelect()
             with Horizontal(id="password-row"):
                 yield Static("Password", classes="label", markup=False)
                 yield Input(password=True, id="password", tooltip="Opens an encrypted PDF; kept in memory only")
@@ -171,11 +171,9 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
             return
         names = self._makers.get(self._kind, ())
         settings = self._state.config.hypernet
-        wanted = settings.task if self._kind == "task" else settings.name
-        first = self._set_maker = wanted or (names[0] if names else "")
-        by = self.query_one("#by", Select)
-        by.display = self.query_one("#by-label").display = len(names) > 1
-        by.set_options((plain(name), name) for name in dict.fromkeys((first, *names)))
+        by = self.query_one(MakerSelect)
+        by.show(names, settings.task if self._kind == "task" else settings.name)
+        self.query_one("#by-label").display = by.display
         is_task = self._kind == "task"
         missing = [
             word for kind, word in _MANY.items() if kind not in self._makers and not (is_task and kind != "task")
@@ -185,7 +183,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
             text += f" There is no hypernetwork for {' or '.join(missing)} on this machine."
         self.query_one("#kinds", Static).update(text)
 
-    @on(Select.Changed)
+    @on(MakerSelect.Changed)
     def maker_chosen(self) -> None:
         """Count again, as that one reads."""
         if self._look.previews and self._hypernet != self._look.previews[0].request.hypernet:
@@ -193,9 +191,7 @@ class AttachDialog(ModalScreen[tuple[Wanted, ...]]):
 
     @property
     def _hypernet(self) -> str:
-        """The chosen one; empty for the one that is set, or fits first: so a job goes on with what is set then."""
-        value = self.query_one("#by", Select).value
-        return value if isinstance(value, str) and value != self._set_maker else ""
+        return self.query_one(MakerSelect).chosen
 
     # Looking at what is wanted
 

@@ -45,7 +45,7 @@ _AGAIN_TEMPERATURE = 0.7
 _KEEP_SECONDS = 2.0
 _LOADING = "Loading the model…\n\nYou can type already: a question waits for the model."
 _READY = (
-    "Ask anything: enter sends\n\n{chat.attach} attach a document   {chat.panel} adapters and chats\n"
+    "Ask anything: enter sends\n\n{chat.attach} attach a document or task   {chat.panel} adapters and chats\n"
     "{app.library} library   {app.models} models   {app.settings} settings   {app.help} keys   ctrl+p everything"
 )
 _AFTER_REPAIR = (

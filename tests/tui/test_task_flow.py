@@ -273,3 +273,26 @@ async def test_escape_and_tab_work_by_keys_alone() -> None:
         await until(pilot, lambda: bench.app.focused is dialog.query_one("#path"))
         await pilot.press("escape")
         await until(pilot, lambda: not isinstance(bench.app.screen, AttachDialog))
+
+
+async def test_the_palette_opens_the_dialog_for_tasks() -> None:
+    bench = with_tasks()
+    async with bench.app.run_test(size=SMALL) as pilot:
+        await ready(pilot, bench)
+        entry = next(entry for entry in bench.app.chat.commands() if entry.title == "Attach a task")
+        entry.callback()
+        await until(pilot, lambda: isinstance(bench.app.focused, TaskBox))
+        await type_task(pilot, "sort")
+        await pilot.press("enter")
+        await until(pilot, lambda: states(bench) == ["done"])
+
+
+async def test_a_set_hypernetwork_is_offered_first() -> None:
+    bench = Bench(Script(), source=None, settings={"hypernet.task": "zeal"})
+    reader(bench)
+    reader(bench, "zeal")
+    async with bench.app.run_test(size=SMALL) as pilot:
+        await ready(pilot, bench)
+        dialog = await open_task(pilot, bench)
+        await until(pilot, lambda: dialog.query_one("#by", Select).value == "zeal")
+        assert dialog._hypernet == ""
