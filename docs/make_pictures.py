@@ -23,8 +23,11 @@ from localhyper.atomic import write_text_atomic
 from localhyper.jobs import JobRequest
 from localhyper.paths import HOME_VARIABLE
 from localhyper.progress import Progress
+from localhyper.tui.export_dialog import ExportDialog
 from localhyper.tui.settings_screen import SettingRow
+from localhyper.tui.task_box import TaskBox
 from tests.tiny_gguf import write_tiny_gguf
+from tests.tiny_onnx import TinyBundle, write
 from tests.tui.fake_engine import Script
 from tests.tui.flows import Bench, answered, ask, ready, until
 from tests.tui.test_library_flow import open_library, put
@@ -80,6 +83,45 @@ async def attaching(bench: Bench, pilot: Pilot[None]) -> None:
     await until(pilot, lambda: "chunks of" in str(bench.app.screen.query_one("#facts", Static).content))
     await until(pilot, lambda: "tasks or images" in str(bench.app.screen.query_one("#kinds", Static).content))
     bench.app.screen.query_one("#make").focus()
+
+
+def with_tasks() -> Bench:
+    """An app with two hypernetworks for tasks."""
+    bench = with_adapters()
+    for name in ("smollm2-135m-task", "my-task"):
+        tiny = TinyBundle(chunk_tokens=256, metadata={"kind": "task", "name": name})
+        write(bench.paths.hypernetworks_dir / f"{name}.onnx", tiny)
+    return bench
+
+
+async def attaching_task(bench: Bench, pilot: Pilot[None]) -> None:
+    """The dialog, with a task in it."""
+    await pilot.press("ctrl+o", "ctrl+t")
+    await until(pilot, lambda: bench.app.screen.query_one("#by").display)
+    bench.app.screen.query_one(TaskBox).insert(
+        "Answer in one short sentence.\nIf the answer is a name, say only the name."
+    )
+    await until(pilot, lambda: "read as one piece" in str(bench.app.screen.query_one("#facts", Static).content))
+    bench.app.screen.query_one("#make").focus()
+
+
+async def exporting(bench: Bench, pilot: Pilot[None]) -> None:
+    """A document's adapter and a task's, about to become one."""
+    common = {"base_name": "smollm2-135m-instruct", "notes": (), "origin": "", "tokens": 12, "chunks": 1}
+    put(
+        bench.store,
+        "short",
+        ("Answer in one short sentence.",),
+        kind="task",
+        title="Answer in one short sentence.",
+        **common,
+    )
+    await open_library(pilot, bench)
+    await until(pilot, lambda: bench.app.screen.query_one(DataTable).row_count == 3)
+    await pilot.press("m", "m", "e")
+    await until(pilot, lambda: isinstance(bench.app.screen, ExportDialog))
+    bench.app.screen.query_one("#adapters", Input).value = "short@0.8 harbour-office"
+    bench.app.screen.query_one("#export").focus()
 
 
 async def jobs(bench: Bench, pilot: Pilot[None]) -> None:
@@ -144,6 +186,8 @@ PICTURES: dict[str, tuple[Callable[[], Bench], Steps]] = {
     "chat": (with_adapters, chat),
     "compare": (with_adapters, compare),
     "attach": (with_adapters, attaching),
+    "attach-task": (with_tasks, attaching_task),
+    "export": (with_adapters, exporting),
     "jobs": (with_jobs, jobs),
     "quotes": (with_adapters, quotes),
     "library": (with_adapters, library),

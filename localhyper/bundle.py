@@ -125,6 +125,29 @@ def _read_cached(path: Path, mtime_ns: int, size: int) -> BundleInfo:
     return _read(path)
 
 
+def read_purpose(path: Path) -> tuple[str, str]:
+    """Kind and base fingerprint, read from the description alone, however large the file; empty where it has none.
+
+    Remembered while the file stays the same.
+    """
+    try:
+        stat = path.stat()
+    except OSError:
+        return "", ""
+    return _purpose_cached(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=64)
+def _purpose_cached(path: Path, mtime_ns: int, size: int) -> tuple[str, str]:
+    try:
+        values = _metadata(path, outline(memoryview(_open(path))))
+    except (HypernetworkError, WireError):
+        return "", ""
+    base, kind = values.get("base"), values.get("kind")
+    fingerprint = base.get("fingerprint") if isinstance(base, dict) else ""
+    return str(kind) if kind in KINDS else "", str(fingerprint or "").lower()
+
+
 def _read(path: Path) -> BundleInfo:
     data = _open(path)
     try:

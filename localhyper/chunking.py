@@ -26,6 +26,7 @@ Detokenize = Callable[[Sequence[int] | NDArray[np.int32]], str]
 # What a border is worth, in parts of a chunk left empty to reach it. A line end alone may be inside a sentence.
 _PARAGRAPH, _SENTENCE, _LINE, _INSIDE = 0.3, 0.0, -0.15, -0.5
 _LONGEST_STRING = 8  # characters per allowed token that are tokenized in one go
+_LONGEST_TOKEN = 32  # characters per token that the beginning of a text is looked for in
 # Stops count at the start of their run only, which keeps a megabyte of dots linear.
 _BORDER = re.compile(
     r"(?P<full>[。！？｡؟۔।॥]++[」』”’）)\]\"]*+\s*+)|(?P<stop>(?<![.!?…])[.!?…]++[\"'”’»)\]]*+\s++)|(?P<line>\n\s*+)"  # noqa: RUF001
@@ -105,6 +106,13 @@ def split_document(
             cancel.check()
         spans.extend(cutter.spans(start, end, worth))
     return cutter.chunks(spans)
+
+
+def first_tokens(text: str, tokenize: Tokenize, max_tokens: int) -> tuple[NDArray[np.int32], bool]:
+    """The first `max_tokens` tokens of a text, int32 [tokens], and whether that is less than all of it."""
+    looked = text[: max_tokens * _LONGEST_TOKEN]
+    ids = np.asarray(tokenize(looked), dtype=np.int32)
+    return ids[:max_tokens], len(ids) > max_tokens or len(looked) < len(text)
 
 
 def borders(text: str) -> Iterator[tuple[int, int, float]]:

@@ -10,7 +10,18 @@ from typing import Annotated
 import typer
 
 from localhyper.chat import ChatSession
-from localhyper.cli_options import BaseOption, JsonOption, WithOption, open_workbench
+from localhyper.cli_making import attach_for_question
+from localhyper.cli_options import (
+    BaseOption,
+    DocumentOption,
+    HypernetsOption,
+    JsonOption,
+    PasswordOption,
+    TaskOption,
+    WithOption,
+    file_or_name,
+    open_workbench,
+)
 from localhyper.cli_output import (
     EXIT_INTERRUPTED,
     ProgressView,
@@ -39,22 +50,32 @@ SystemOption = Annotated[str, typer.Option(help="System message; default: the mo
 def ask(
     question: Annotated[str, typer.Argument(help="The question; `-` reads it from stdin.")],
     with_adapters: WithOption = None,
+    document: DocumentOption = None,
+    task: TaskOption = None,
     compare: Annotated[bool, typer.Option("--compare", help="Answer without the adapters, too.")] = False,
     system: SystemOption = "",
     temperature: TemperatureOption = None,
     max_tokens: MaxTokensOption = None,
     seed: SeedOption = None,
+    password: PasswordOption = "",
     base: BaseOption = "",
+    hypernet: HypernetsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer one QUESTION, with adapters or without."""
+    """Answer one QUESTION, with adapters or without.
+
+    --document and --task attach first, as `attach` does: the adapters stay in the library, and cost nothing the next
+    time.
+    """
+    if question == "-" and "-" in (task, *(document or ())):
+        raise ConfigError("only one of QUESTION, --document and --task can be `-`", "stdin can be read once")
     text = sys.stdin.read() if question == "-" else question
     if not text.strip():
         raise ConfigError("the question is empty", '`localhyper ask "What is …?" --with NAME`')
     token = CancelToken()
     sampling = {"sampling.temperature": temperature, "sampling.max_tokens": max_tokens, "sampling.seed": seed}
     with open_workbench(base, settings=sampling) as bench, stop_on_signals(token):
-        named = bench.uses(with_adapters or [])
+        named = _adapters(bench, with_adapters, document, task, hypernet, password, token)
         sets: list[tuple[Named, ...]] = [(), named] if compare and named else [named]
         session = _session(bench, system)
         answers = []
@@ -68,6 +89,24 @@ def ask(
                 raise typer.Exit(EXIT_INTERRUPTED)
         if as_json:
             put_json({"question": text, "base": bench.base_info.name, "answers": answers})
+
+
+def _adapters(
+    bench: Workbench,
+    with_adapters: list[str] | None,
+    documents: list[str] | None,
+    task: str | None,
+    hypernets: list[str] | None,
+    password: str,
+    token: CancelToken,
+) -> tuple[Named, ...]:
+    """Those of the library at their strengths, then those that are attached now; none of them twice."""
+    named = bench.uses(with_adapters or [])
+    for name in hypernets or ():
+        bench.choose_hypernet(file_or_name(name))
+    made = attach_for_question(bench, documents or (), task, password, token)
+    taken = {use.path for _, use in named}
+    return (*named, *((name, use) for name, use in made if use.path not in taken))
 
 
 def _session(bench: Workbench, system: str) -> ChatSession:
@@ -139,16 +178,27 @@ HELP = """/use NAME[@SCALE] ...  chat with these adapters from now on; /use alon
 
 def chat(
     with_adapters: WithOption = None,
+    document: DocumentOption = None,
+    task: TaskOption = None,
     system: SystemOption = "",
     temperature: TemperatureOption = None,
     max_tokens: MaxTokensOption = None,
     seed: SeedOption = None,
+    password: PasswordOption = "",
     base: BaseOption = "",
+    hypernet: HypernetsOption = None,
 ) -> None:
-    """Chat line by line, with adapters or without; `/help` lists what else it understands."""
+    """Chat line by line, with adapters or without; `/help` lists what else it understands.
+
+    --document and --task attach first, as `attach` does.
+    """
+    if "-" in (task, *(document or ())):
+        raise ConfigError("`chat` reads its questions from stdin, so `-` is no document and no task", "name a file")
     sampling = {"sampling.temperature": temperature, "sampling.max_tokens": max_tokens, "sampling.seed": seed}
     with open_workbench(base, settings=sampling) as bench:
-        named = bench.uses(with_adapters or [])
+        token = CancelToken()
+        with stop_on_signals(token):
+            named = _adapters(bench, with_adapters, document, task, hypernet, password, token)
         session = _session(bench, system)
         session.use([use for _, use in named])
         note(f"{bench.base_info.name}, {_heading(named).rstrip(':')}; /help, /exit")

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from localhyper.bundle import BundleInfo, read_bundle
+from localhyper.bundle import KIND_WORDS, BundleInfo, read_bundle
 from localhyper.cli_options import JsonOption, open_settings
 from localhyper.cli_output import put, put_json, size
+from localhyper.present_bases import base_named
 from localhyper.registry import load_registry
 
 hypernet_app = typer.Typer(
@@ -25,8 +26,9 @@ def show(
 ) -> None:
     """Show what a hypernetwork says of itself: its base model, what it reads and adapts, where it comes from."""
     paths, _ = open_settings()
-    info = read_bundle(load_registry(paths).find_hypernetwork("", name=name))
-    facts = _facts(info)
+    registry = load_registry(paths)
+    info = read_bundle(registry.find_hypernetwork("", name=name))
+    facts = _facts(info, base_named(info.base_fingerprint, registry))
     if as_json:
         put_json({**facts, "card": dict(info.card)})
         return
@@ -36,11 +38,12 @@ def show(
         put(f"card.{key}: {_printable(value)}")
 
 
-def _facts(info: BundleInfo) -> dict[str, object]:
+def _facts(info: BundleInfo, base: str) -> dict[str, object]:
     return {
         "name": info.name,
         "path": str(info.path),
         "kind": info.kind,
+        "for": base,
         "base": f"{info.base_architecture}, {info.base_block_count} blocks of {info.base_hidden_size}",
         "fingerprint": info.base_fingerprint,
         "taps": list(info.capture.taps),
@@ -61,6 +64,10 @@ def _facts(info: BundleInfo) -> dict[str, object]:
 def _shown(key: str, value: object) -> str:
     if key == "embedding":
         return _printable(value) if value else "none"
+    if key == "kind":
+        return f"{value}: turns {KIND_WORDS[str(value)]} into adapters"
+    if key == "for":
+        return str(value) or "a base model that is not on this machine"
     if isinstance(value, dict):
         return "; ".join(f"{module}: {_numbers(blocks)}" for module, blocks in value.items())
     if isinstance(value, list):

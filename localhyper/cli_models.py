@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,19 +28,39 @@ ModelArgument = Annotated[str, typer.Argument(help="Name from `localhyper models
 def list_models(as_json: JsonOption = False) -> None:
     """List the known models, and which are on this machine."""
     paths, _ = open_settings()
-    found = load_registry(paths).statuses()
+    registry = load_registry(paths)
+    found = registry.statuses()
+    fits = _bases_of_strays(registry, found)
     if as_json:
-        put_json([_as_json(status) for status in found])
+        put_json([_as_json(status, fits) for status in found])
     else:
-        put_table(("name", "kind", "size", "where"), [_row(status) for status in found])
+        put_table(("name", "kind", "for", "size", "where"), [_row(status, fits) for status in found])
 
 
-def _row(status: ModelStatus) -> tuple[str, ...]:
+def _bases_of_strays(registry: Registry, found: Sequence[ModelStatus]) -> dict[Path, str]:
+    """Base models of the hypernetworks that no models.toml describes, where they are on this machine."""
+    strays = [status.path for status in found if status.spec is None and status.kind != "base" and status.path]
+    if not strays:
+        return {}
+    from localhyper.bundle import read_purpose
+    from localhyper.present_bases import present_bases
+
+    names = {info.fingerprint: status.name for status, info in present_bases(registry)}
+    return {path: names.get(read_purpose(path)[1], "") for path in strays}
+
+
+def _row(status: ModelStatus, fits: Mapping[Path, str]) -> tuple[str, ...]:
     missing = "not here; " + ("`models pull` fetches it" if status.spec and status.spec.fetchable else "not fetchable")
-    return status.name, status.kind, size(status.size) if status.size else "?", str(status.path or missing)
+    amount = size(status.size) if status.size else "?"
+    return status.name, status.kind, _base_of(status, fits) or "-", amount, str(status.path or missing)
 
 
-def _as_json(status: ModelStatus) -> dict[str, object]:
+def _base_of(status: ModelStatus, fits: Mapping[Path, str]) -> str:
+    known = str(getattr(status.spec, "base", ""))
+    return known or (fits.get(status.path, "") if status.path else "")
+
+
+def _as_json(status: ModelStatus, fits: Mapping[Path, str]) -> dict[str, object]:
     spec = status.spec
     return {
         "name": status.name,
@@ -48,7 +69,7 @@ def _as_json(status: ModelStatus) -> dict[str, object]:
         "size_bytes": status.size,
         "description": spec.description if spec else "",
         "licence": spec.licence if spec else "",
-        "base": getattr(spec, "base", ""),
+        "base": _base_of(status, fits),
         "fetchable": spec.fetchable if spec else False,
     }
 
@@ -142,7 +163,7 @@ def check(
                 with ProgressView() as view:
                     results.append((status, _problem(status, registry, view, token)))
     if as_json:
-        rows = [(_as_json(status), error) for status, error in results]
+        rows = [(_as_json(status, {}), error) for status, error in results]
         put_json([{**row, "ok": error is None, "problem": error.message if error else ""} for row, error in rows])
     else:
         put_table(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,6 +19,19 @@ BaseOption = Annotated[
     str, typer.Option("--base", help="Base model: a name from `localhyper models list` or a .gguf file.")
 ]
 HypernetOption = Annotated[str, typer.Option("--hypernet", help="Hypernetwork: a name or an .onnx file.")]
+HypernetsOption = Annotated[
+    list[str] | None,
+    typer.Option("--hypernet", help="Hypernetwork, a name or an .onnx file; again for the other kind."),
+]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", metavar="TEXT|@FILE|-", help="A task by its description, attached.")
+]
+DocumentOption = Annotated[
+    list[str] | None, typer.Option("--document", metavar="FILE", help="A file or folder, attached; may be given again.")
+]
+PasswordOption = Annotated[
+    str, typer.Option("--password", help="For encrypted PDFs; never stored.", envvar="LOCALHYPER_PASSWORD")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 WithOption = Annotated[
     list[str] | None,
@@ -49,6 +64,11 @@ def open_workbench(
         if value is not None:
             config = with_value(config, key, value)
     return Workbench(paths, config, base=base, hypernet=hypernet, kind=kind)
+
+
+def file_or_name(hypernet: str) -> str:
+    """A hypernetwork's file with its whole path, so that a job can go on from another folder; a name as it is."""
+    return os.path.abspath(Path(hypernet).expanduser()) if hypernet.endswith(".onnx") else hypernet
 
 
 def adapter_json(adapter: AdapterInfo) -> dict[str, object]:

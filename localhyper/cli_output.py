@@ -142,7 +142,9 @@ class _Bar:
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as RichProgress
 
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[count]}"))
+        # Titles and descriptions are strangers' texts: `[/INST]` in one is no markup.
+        what = TextColumn("{task.description}", markup=False)
+        columns = (what, BarColumn(bar_width=24), TextColumn("{task.fields[count]}"))
         self._rich = RichProgress(*columns, console=Console(stderr=True), transient=True)
         self._task = self._rich.add_task("", total=None, count="")
         self._rich.start()

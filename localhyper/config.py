@@ -71,7 +71,8 @@ class AdapterSettings:
 class HypernetSettings:
     """How hypernetworks are run."""
 
-    name: str = setting("", "hypernetwork to use; empty = the one known for the base model")
+    name: str = setting("", "hypernetwork for documents; empty = the one known for the base model")
+    task: str = setting("", "hypernetwork for descriptions of tasks; likewise")
     threads: int = setting(0, "CPU threads; 0 = all cores but one", low=0, high=1024)
     providers: tuple[str, ...] = setting((), "onnxruntime execution providers in order of preference; empty = CPU")
 

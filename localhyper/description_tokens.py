@@ -99,6 +99,7 @@ def _answer(tokenizer: Any, request: dict[str, Any], data: bytes) -> dict[str, A
         loaded = tokenizer.from_str(data.decode("utf-8"))
         what = "fails on the description"
         loaded.no_padding()
+        loaded.encode_special_tokens = True  # a description that spells out `[SEP]` or `<s>` means the letters
         loaded.enable_truncation(request["max_tokens"])
         found = loaded.encode(request["text"])
     except BaseException as error:  # bare ones, and a panic of native code is no Exception

@@ -16,6 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from localhyper import __version__
+from localhyper.bundle import KIND_WORDS
 from localhyper.config import Config, load_config
 from localhyper.errors import LocalHyperError
 from localhyper.memory_check import available_memory, physical_cores
@@ -60,6 +61,7 @@ def run_checks(paths: Paths | None = None) -> list[Check]:
         ("llama.cpp", _llama),
         ("onnxruntime", _onnxruntime),
         ("models", _models),
+        ("attach", _attachable),
         ("library", _library),
     ]
     checks = []
@@ -192,6 +194,21 @@ def _model(verify: Callable[[ModelSpec], str], path: Path | None, spec: ModelSpe
     compared = len(spec.sha256) == len(spec.files) if isinstance(spec, FolderSpec) else spec.sha256
     proof = "sha256 right" if compared else f"sha256 {digest[:12]}…, none to compare with"
     return Check(name, OK, f"{path} ({proof})")
+
+
+def _attachable(paths: Paths) -> list[Check]:
+    """What the base model in use can be given: a hypernetwork of each kind, and what to do where one is missing."""
+    registry, config = load_registry(paths), _settings(paths)
+    wanted = {"document": config.hypernet.name, "task": config.hypernet.task}
+    found, hints = [], {}
+    for kind, name in wanted.items():
+        try:
+            found.append(f"{KIND_WORDS[kind]} by {registry.find_hypernetwork(config.base.name, kind, name).stem}")
+        except LocalHyperError as error:
+            found.append(f"no {KIND_WORDS[kind]}")
+            hints[kind] = f"for {KIND_WORDS[kind]}, {error.hint}" if error.hint else error.message
+    status = WARN if "document" in hints else OK
+    return [Check("attach", status, f"{config.base.name}: {', '.join(found)}", "; ".join(hints.values()))]
 
 
 def _library(paths: Paths) -> list[Check]:

@@ -1,4 +1,4 @@
-"""The queue of documents to attach: kept in the library's database, worked off one at a time, alive over restarts.
+"""The queue of what to attach: kept in the library's database, worked off one at a time, alive over restarts.
 
 Knows neither models nor the pipeline: a callback does the work.
 """
@@ -36,6 +36,7 @@ class JobRequest:
         base: Base model as on the command line; empty = the default.
         hypernet: Hypernetwork as on the command line; empty = the default.
         rank: Rank budget; 0 = the default.
+        kind: `document`, or `task` where source or text describe a task.
     """
 
     source: str = ""
@@ -44,6 +45,7 @@ class JobRequest:
     base: str = ""
     hypernet: str = ""
     rank: int = 0
+    kind: str = "document"
 
 
 @dataclass(frozen=True)

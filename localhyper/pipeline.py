@@ -21,7 +21,7 @@ import numpy as np
 from localhyper.blas_threads import one_core_left
 from localhyper.bundle import BundleInfo, check_base
 from localhyper.checkpoint import Checkpoint, CheckpointFile
-from localhyper.chunking import Chunk, split_document
+from localhyper.chunking import Chunk, first_tokens, split_document
 from localhyper.config import AdapterSettings
 from localhyper.engine import Activations, BaseModelInfo, Engine
 from localhyper.errors import LibraryError, LocalHyperError, SourceError
@@ -135,10 +135,9 @@ def attach_document(
         return found
     run = _Attach(document, engine, hypernetwork, options, progress, cancel or CancelToken())
     chunks = run.split()
-    read = run.leave_out(chunks)
-    resumed = run.generate(read)
+    resumed = run.generate(chunks)
     result = run.merge()
-    adapter = run.store(library, read, result, _passages(chunks))
+    adapter = run.store(library, chunks, result)
     run.clean()
     return AttachResult(adapter, reused=False, resumed_chunks=resumed, timings=run.timings)
 
@@ -169,20 +168,24 @@ class _Attach:
         info = self._hypernetwork.info
         with self._timed("chunk"):
             tokenize, detokenize = self._engine.tokenize, self._engine.detokenize
-            chunks = split_document(self._document, tokenize, detokenize, info.chunk_tokens, cancel=self._cancel)
+            if info.kind == "task":
+                chunks = [self._beginning(info.chunk_tokens)]
+            else:
+                chunks = split_document(self._document, tokenize, detokenize, info.chunk_tokens, cancel=self._cancel)
         chunks = [chunk for chunk in chunks if len(chunk.token_ids)]
         if not chunks:
             raise SourceError(f"`{self._document.title}` has no text to attach", "choose a document with text")
         self._report("chunk", len(chunks), len(chunks))
         return chunks
 
-    def leave_out(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
-        """The chunks to read: of a task's description the first, because tasks of its parts don't add up to it."""
-        if self._hypernetwork.info.kind != "task" or len(chunks) == 1:
-            return chunks
-        note = f"only the first {len(chunks[0].token_ids):,} tokens of the description were read"
-        self._document = replace(self._document, notes=(*self._document.notes, note))
-        return chunks[:1]
+    def _beginning(self, most: int) -> Chunk:
+        """A task's description as one chunk, for tasks of its parts don't add up to it: first tokens, whole text."""
+        text = self._document.text
+        ids, cut = first_tokens(text, self._engine.tokenize, most)
+        if cut:
+            note = f"only the first {len(ids):,} tokens of the description were read"
+            self._document = replace(self._document, notes=(*self._document.notes, note))
+        return Chunk(0, ids, text, 0, len(text))
 
     def generate(self, chunks: Sequence[Chunk]) -> int:
         """Sum all chunks' adapters; how many of them an earlier run had done."""
@@ -272,10 +275,8 @@ class _Attach:
         self._report("merge", 1, 1)
         return result
 
-    def store(
-        self, library: Library, chunks: Sequence[Chunk], result: Recompressed, passages: Iterator[Passage]
-    ) -> AdapterInfo:
-        """Write the file, then the row; `chunks` are those that were read."""
+    def store(self, library: Library, chunks: Sequence[Chunk], result: Recompressed) -> AdapterInfo:
+        """Write the file, then the row."""
         self._report("write", 0, 1)
         document, base, bundle = self._document, self._engine.info, self._hypernetwork.info
         with self._timed("write"):
@@ -287,7 +288,7 @@ class _Attach:
                 tokens=sum(len(chunk.token_ids) for chunk in chunks),
                 chunks=len(chunks),
             )
-            stored = store_adapter(library, info, result.weights, base, self._options.dtype, passages)
+            stored = store_adapter(library, info, result.weights, base, self._options.dtype, _passages(chunks))
         self._report("write", 1, 1)
         return stored
 

@@ -28,3 +28,8 @@ def base_with(fingerprint: str, registry: Registry) -> tuple[BaseModelInfo | Non
         if info.fingerprint == fingerprint:
             return info, status.spec.unquantized if isinstance(status.spec, BaseModelSpec) else ""
     return None, ""
+
+
+def base_named(fingerprint: str, registry: Registry) -> str:
+    """What the base model of a fingerprint is called, where a file of it is here; empty elsewhere."""
+    return next((status.name for status, info in present_bases(registry) if info.fingerprint == fingerprint), "")

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
 from localhyper.base_header import read_base_info
-from localhyper.bundle import BundleInfo, read_bundle
+from localhyper.bundle import BundleInfo, read_bundle, read_purpose
 from localhyper.checksums import file_sha256
 from localhyper.config import did_you_mean
 from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError, ModelError
@@ -45,7 +45,7 @@ class ModelStatus:
     Attributes:
         spec: The entry in models.toml; None for a file that merely lies in the models folder.
         name: What to call it by.
-        kind: `base`, the hypernetwork's kind, `published` or `embedder`.
+        kind: `base`, the hypernetwork's kind (`hypernetwork` where a file does not tell), `published` or `embedder`.
         path: The file, or the folder of a `FolderSpec`; None when it is not (or not wholly) on this machine.
         size: Bytes on disk, or to fetch; 0 when not known.
     """
@@ -129,15 +129,30 @@ class Registry:
         """
         if name:
             return self._named_hypernetwork(name)
-        fingerprint = base if _FINGERPRINT.fullmatch(base) else self._fingerprint(base)
-        for path, spec in self._bundles(kind):
-            if (spec is not None and spec.base == base) or (fingerprint and _fits(fingerprint, path)):
-                return path
+        for _, path in self._fitting(base, kind):
+            return path
         shown = f"fingerprint {base[:12]}…" if _FINGERPRINT.fullmatch(base) else f"`{base}`"
         raise HypernetworkError(
             f"no {kind} hypernetwork for the base model {shown} is on this machine",
             self._elsewhere_hint(base, kind),
         )
+
+    def hypernetworks_for(self, base: str, kind: str = "document") -> dict[str, Path]:
+        """Names and files of all hypernetworks here that fit a base model, as `find_hypernetwork` takes and finds them.
+
+        The one that is used where none is named comes first.
+        """
+        found: dict[str, Path] = {}
+        for name, path in self._fitting(base, kind):
+            found.setdefault(name, path)
+        return found
+
+    def _fitting(self, base: str, kind: str) -> Iterator[tuple[str, Path]]:
+        fingerprint = base if _FINGERPRINT.fullmatch(base) else self._fingerprint(base)
+        for path, spec in self._bundles(kind):
+            if (spec is not None and spec.base == base) or (fingerprint and _fits(fingerprint, path)):
+                own = path.stem if path.stem not in self.hypernetworks else str(path)
+                yield spec.name if spec is not None else own, path
 
     def _fingerprint(self, base: str) -> str:
         """Of a base model's file; empty where it is not on this machine or cannot be read."""
@@ -155,9 +170,15 @@ class Registry:
         for name, spec in self.folders.items():
             if isinstance(spec, PublishedSpec) and spec.method == method and spec.base == base and spec.fetchable:
                 return f"run `localhyper models pull {name}`, then `localhyper hypernet import {name}`"
-        if kind == "task":
-            return "import one with `localhyper hypernet import`, or choose another base model with --base"
-        return "`localhyper models list` shows what there is"
+        own = "enter one of your own with `localhyper models add FILE.onnx`"
+        if kind != "task":
+            return f"{own}; `localhyper models list` shows what there is"
+        bases = [
+            spec.base for spec in self.folders.values() if isinstance(spec, PublishedSpec) and spec.method == method
+        ]
+        return (
+            f"{own}, or import one with `localhyper hypernet import`: published for {', '.join(dict.fromkeys(bases))}"
+        )
 
     def embedder_for(self, model: str) -> EmbedderSpec | None:
         """The entry of an embedding model by its Hugging Face repository, or by the name that ends it."""
@@ -189,11 +210,10 @@ class Registry:
         """Every known model and every file that lies in our folders."""
         listed = [self._status(spec) for spec in self.specs]
         shown = {status.path for status in listed}
-        strays = [(path, "base") for path in _files(self.paths.models_dir, ".gguf")]
-        strays += [(path, "hypernetwork") for path in _files(self.paths.hypernetworks_dir, ".onnx")]
-        return listed + [
-            ModelStatus(None, path.stem, kind, path, path.stat().st_size) for path, kind in strays if path not in shown
-        ]
+        bases, nets = _files(self.paths.models_dir, ".gguf"), _files(self.paths.hypernetworks_dir, ".onnx")
+        strays = [(path, "base") for path in bases if path not in shown]
+        strays += [(path, read_purpose(path)[0] or "hypernetwork") for path in nets if path not in shown]
+        return listed + [ModelStatus(None, path.stem, kind, path, path.stat().st_size) for path, kind in strays]
 
     def verify(
         self, spec: ModelSpec, *, progress: ProgressCallback = ignore_progress, cancel: CancelToken | None = None

@@ -1,4 +1,4 @@
-"""One base model, its hypernetwork and the library, each opened when first needed: what a command or a screen works on.
+"""One base model, its hypernetworks and the library, opened when first needed: what a command or a screen works on.
 
 Knows settings and where things are, not how they are shown. Not thread-safe, like the engine it holds.
 """
@@ -6,6 +6,7 @@ Knows settings and where things are, not how they are shown. Not thread-safe, li
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
 from localhyper.attach_times import AttachTimes
-from localhyper.bundle import BundleInfo, check_kind, read_bundle
+from localhyper.bundle import BundleInfo
+from localhyper.chosen_hypernets import ChosenHypernets
 from localhyper.config import Config
 from localhyper.engine import AdapterUse, BaseModelInfo, Engine, EngineConfig, Sampling
-from localhyper.errors import AdapterError, ConfigError, LibraryError, LocalHyperError
+from localhyper.errors import AdapterError, ConfigError, LibraryError, LocalHyperError, SourceError
 from localhyper.library import AdapterInfo, Library
 from localhyper.paths import Paths
 from localhyper.pipeline import AttachOptions, AttachResult, attach_document, find_attached
@@ -54,26 +56,27 @@ class Attached:
 
 
 class Workbench:
-    """Everything for one base model and one hypernetwork; close it, or use it as a context manager."""
+    """Everything for one base model and its hypernetworks; close it, or use it as a context manager."""
 
     def __init__(
         self, paths: Paths, config: Config, *, base: str = "", hypernet: str = "", kind: str = "document"
     ) -> None:
         """Open nothing yet; `base` and `hypernet` go before the settings (names or paths, empty = as set).
 
-        `kind` is that of the hypernetwork; the set one is for documents.
+        `kind` is what `hypernet`, `bundle` and `hypernetwork` are about; attaching finds those of either kind.
         """
         self.paths = paths
         self.config = config
         self._base = base or config.base.name
         self._kind = kind
-        self._hypernet = hypernet or (config.hypernet.name if kind == "document" else "")
+        wanted = {"document": config.hypernet.name, "task": config.hypernet.task}
+        if hypernet:
+            wanted[kind] = hypernet
+        self._hypernets = ChosenHypernets(lambda: self.registry, self._base, wanted, config.hypernet)
         self._engine: Engine | None = None
-        self._hypernetwork: OnnxHypernetwork | None = None
         self._library: Library | None = None
         self._registry: Registry | None = None
         self._base_info: BaseModelInfo | None = None
-        self._bundle: BundleInfo | None = None
 
     def __enter__(self) -> Workbench:
         """The workbench itself."""
@@ -89,7 +92,8 @@ class Workbench:
         """Free the models. Calling it twice is harmless."""
         if self._engine is not None:
             self._engine.close()
-        self._engine = self._hypernetwork = None
+        self._engine = None
+        self._hypernets.close()
 
     @property
     def registry(self) -> Registry:
@@ -121,14 +125,23 @@ class Workbench:
     @property
     def bundle(self) -> BundleInfo:
         """The hypernetwork's description; nothing is loaded for it."""
-        if self._bundle is None:
-            bundle = read_bundle(self._bundle_path())
-            check_kind(bundle, self._kind)
-            self._bundle = bundle
-        return self._bundle
+        return self.bundle_of(self._kind)
 
-    def _bundle_path(self) -> Path:
-        return self.registry.find_hypernetwork(self._base, self._kind, self._hypernet)
+    def bundle_of(self, kind: str, hypernet: str = "") -> BundleInfo:
+        """The description of the hypernetwork of this kind; `hypernet` (name or path) goes before the set one.
+
+        Raises:
+            HypernetworkError: There is none, it is damaged, or it is of another kind.
+        """
+        return self._hypernets.describe(kind, hypernet)
+
+    def choose_hypernet(self, hypernet: str) -> None:
+        """Use this hypernetwork (name or path) for what it was made for, before the set one.
+
+        Raises:
+            HypernetworkError: There is none, or it is damaged.
+        """
+        self._hypernets.choose(hypernet)
 
     def engine(self, progress: ProgressCallback = ignore_progress) -> Engine:
         """The base model in memory."""
@@ -142,18 +155,11 @@ class Workbench:
 
     def hypernetwork(self, progress: ProgressCallback = ignore_progress) -> OnnxHypernetwork:
         """The hypernetwork in memory, checked against the base model."""
-        if self._hypernetwork is None:
-            from localhyper.hypernet import OnnxHypernetwork
+        return self.load_hypernetwork(self.bundle, progress)
 
-            progress(Progress("load", 0, 0, self.bundle.name))
-            settings = self.config.hypernet
-            self._hypernetwork = OnnxHypernetwork.load(
-                self.bundle.path,
-                threads=settings.threads,
-                providers=settings.providers,
-                expected_base=self.base_info,
-            )
-        return self._hypernetwork
+    def load_hypernetwork(self, bundle: BundleInfo, progress: ProgressCallback = ignore_progress) -> OnnxHypernetwork:
+        """The hypernetwork of this description in memory, checked against the base model; one of each kind is kept."""
+        return self._hypernets.load(bundle, self.base_info, progress)
 
     @property
     def sampling(self) -> Sampling:
@@ -175,7 +181,7 @@ class Workbench:
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
     ) -> Document:
-        """The document of a request: its text, or its file or folder.
+        """The document of a request: its text, or its file or folder; of a task, its description from text or file.
 
         Raises:
             SourceError: Nothing readable there.
@@ -183,20 +189,64 @@ class Workbench:
         from localhyper.sources import read_any, read_text
 
         progress(Progress("read", 0, 0, request.source or "text"))
-        if request.text:
-            return read_text(request.text, request.name or _first_words(request.text))
-        return read_any(request.source, limits=self._read_limits(), password=password, progress=progress, cancel=cancel)
+        is_task = request.kind == "task"
+        if request.text or (is_task and not request.source):
+            return (
+                _task(request.text) if is_task else read_text(request.text, request.name or _first_words(request.text))
+            )
+        if is_task and os.path.isdir(request.source):
+            raise SourceError(f"`{request.source}` is a folder, wanted the file of a description", "name a file in it")
+        read = read_any(request.source, limits=self._read_limits(), password=password, progress=progress, cancel=cancel)
+        return dataclasses.replace(_task(read.text), origin=read.origin, notes=read.notes) if is_task else read
 
     def _read_limits(self) -> ReadLimits:
         from localhyper.sources import ReadLimits
 
         return ReadLimits(**dataclasses.asdict(self.config.source))
 
+    def find_request(
+        self, request: JobRequest, document: Document, *, cancel: CancelToken | None = None
+    ) -> AttachResult | None:
+        """The adapter that was made of exactly this before; None where it has to be made, and can be.
+
+        Raises:
+            LocalHyperError: There is no hypernetwork for it, or the wanted name is impossible or taken.
+        """
+        options, bundle = self._options_of(request), self.bundle_of(request.kind, request.hypernet)
+        if bundle.embedding is None:
+            return find_attached(document, self.base_info, bundle, self.library, options)
+        from localhyper.task_pipeline import find_task
+        from localhyper.task_vector import find_source
+
+        source = find_source(self.registry, bundle, None, cancel=cancel)
+        return find_task(document, self.base_info, bundle, source.digest, self.library, options)
+
+    def _options_of(self, request: JobRequest) -> AttachOptions:
+        return self.options(request.name, None if request.rank < 0 else request.rank)
+
+    def attach_request(
+        self,
+        request: JobRequest,
+        document: Document,
+        *,
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> Attached:
+        """Attach what `read` made of a request, as the request says.
+
+        Raises:
+            LocalHyperError: Whatever the pipeline, the models or the library raise.
+        """
+        options = self._options_of(request)
+        how = self.attach_task if request.kind == "task" else self.attach
+        return how(document, options, hypernet=request.hypernet, progress=progress, cancel=cancel)
+
     def attach(
         self,
         document: Document,
         options: AttachOptions,
         *,
+        hypernet: str = "",
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
     ) -> Attached:
@@ -205,16 +255,27 @@ class Workbench:
         Raises:
             LocalHyperError: Whatever the pipeline, the models or the library raise.
         """
+        return self._attach(self.bundle_of("document", hypernet), document, options, progress, cancel)
+
+    def _attach(
+        self,
+        bundle: BundleInfo,
+        document: Document,
+        options: AttachOptions,
+        progress: ProgressCallback,
+        cancel: CancelToken | None,
+    ) -> Attached:
+        """With a hypernetwork that reads activations."""
         started = time.perf_counter()
-        found = find_attached(document, self.base_info, self.bundle, self.library, options)
+        found = find_attached(document, self.base_info, bundle, self.library, options)
         if found is not None:
             return Attached(found, time.perf_counter() - started)
         loading = time.perf_counter()
-        engine, hypernetwork = self.engine(progress), self.hypernetwork(progress)
+        engine, hypernetwork = self.engine(progress), self.load_hypernetwork(bundle, progress)
         loaded = time.perf_counter() - loading
         result = attach_document(document, engine, hypernetwork, self.library, options, progress, cancel)
         self._remember_time(result)
-        return Attached(result, time.perf_counter() - started, loaded, notes=document.notes)
+        return Attached(result, time.perf_counter() - started, loaded, notes=result.adapter.notes)
 
     def attach_task(
         self,
@@ -222,6 +283,7 @@ class Workbench:
         options: AttachOptions,
         embedding: Path | None = None,
         *,
+        hypernet: str = "",
         progress: ProgressCallback = ignore_progress,
         cancel: CancelToken | None = None,
     ) -> Attached:
@@ -236,25 +298,26 @@ class Workbench:
         from localhyper.task_pipeline import attach_vector, find_task
         from localhyper.task_vector import find_source, make_vector
 
-        if self.bundle.embedding is None and embedding is None:
-            return self.attach(document, options, progress=progress, cancel=cancel)
+        bundle = self.bundle_of("task", hypernet)
+        if bundle.embedding is None and embedding is None:
+            return self._attach(bundle, document, options, progress, cancel)
         started = time.perf_counter()
-        source = find_source(self.registry, self.bundle, embedding, progress, cancel)
-        found = find_task(document, self.base_info, self.bundle, source.digest, self.library, options)
+        source = find_source(self.registry, bundle, embedding, progress, cancel)
+        found = find_task(document, self.base_info, bundle, source.digest, self.library, options)
         if found is not None:
             return Attached(found, time.perf_counter() - started)
         settings = self.config.hypernet
         vector = make_vector(
             source,
             document,
-            self.bundle,
+            bundle,
             threads=settings.threads,
             providers=settings.providers,
             progress=progress,
             cancel=cancel,
         )
         loading = time.perf_counter()
-        hypernetwork = self.hypernetwork(progress)
+        hypernetwork = self.load_hypernetwork(bundle, progress)
         loaded = time.perf_counter() - loading
         if cancel is not None:
             cancel.check()
@@ -370,6 +433,12 @@ def parse_use(text: str) -> tuple[str, float]:
             f"a scale is a number from -{SCALE_LIMIT:g} to {SCALE_LIMIT:g}",
         )
     return name, value
+
+
+def _task(text: str) -> Document:
+    from localhyper.task_pipeline import task_document
+
+    return task_document(text)
 
 
 def _first_words(text: str) -> str:

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from localhyper.library import AdapterInfo
 
-from .words import day_text, home_text, plain, size_text
+from .words import day_text, home_text, plain, size_text, visible
+
+MAX_TASK = 2000  # characters of a description that are shown
 
 
-def details(info: AdapterInfo, fits: str) -> list[tuple[str, str]]:
-    """Labels and values of what is known: an imported adapter has no text, and may have no hypernetwork."""
+def details(info: AdapterInfo, fits: str, task: str = "") -> list[tuple[str, str]]:
+    """Labels and values of what is known: an imported adapter has no text, and may have no hypernetwork.
+
+    `task` is the whole description of a task, where it is longer than the title.
+    """
+    is_task = info.kind == "task"
     rows = [
         ("name", plain(info.name)),
-        ("source", f"{plain(info.title)} ({plain(info.kind)})"),
-        ("from", plain(home_text(info.origin)) if info.origin else "" if info.kind == "merge" else "a text"),
+        ("task", _task(task or info.title) if is_task else ""),
+        ("source", "" if is_task else f"{plain(info.title)} ({plain(info.kind)})"),
+        ("from", plain(home_text(info.origin)) if info.origin else "" if info.kind in ("merge", "task") else "a text"),
         ("text sha256", plain(info.document_sha256)),
         ("tokens", f"{info.tokens:,} in {info.chunks:,} chunk{'s' if info.chunks != 1 else ''}" if info.tokens else ""),
         ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept"),
@@ -24,6 +31,12 @@ def details(info: AdapterInfo, fits: str) -> list[tuple[str, str]]:
         *((_label(note), plain(note)) for note in info.notes),
     ]
     return [(label, value) for label, value in rows if value]
+
+
+def _task(text: str) -> str:
+    """A description with its lines, as far as there is room for one."""
+    shown = visible(text.strip())
+    return shown if len(shown) <= MAX_TASK else f"{shown[:MAX_TASK]}…"
 
 
 def _label(note: str) -> str:

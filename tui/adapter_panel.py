@@ -130,6 +130,10 @@ class AdapterPanel(Vertical):
         """All that is listed."""
         return self._rows
 
+    def scale_of(self, name: str) -> float:
+        """The strength that is set for an adapter."""
+        return self._scales.get(name, 1.0)
+
     def is_on(self, name: str) -> bool:
         """Whether an adapter answers."""
         return name in self._on

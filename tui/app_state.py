@@ -37,7 +37,8 @@ class AppState:
         load_problem: Why there is none.
         model_line: The model, or what is happening to it, in one line.
         speed: Decode speed of the last reply, for people.
-        board: Documents that are being attached.
+        board: What is being attached.
+        task_draft: A task's description that was typed and not attached.
     """
 
     def __init__(self, owner: DOMNode, config: Config) -> None:
@@ -48,6 +49,7 @@ class AppState:
         self.speed = ""
         self._requests = itertools.count(1)
         self.board = JobBoard()
+        self.task_draft = ""
         self.model_changed: Signal[ModelEvent] = Signal(owner, "model changed")
         self.jobs_changed: Signal[JobBoard] = Signal(owner, "jobs changed")
         self.library_changed: Signal[str] = Signal(owner, "library changed")

@@ -1,10 +1,11 @@
-"""What attaching some files or folders would take, found out step by step: read, then count. Knows no widget."""
+"""What attaching documents or a task would take, found out step by step: read, then count. Knows no widget."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from localhyper.jobs import JobRequest
 from localhyper.sources.document import Document
 
 from .host_events import AttachPlan, Failure
@@ -19,27 +20,42 @@ class Preview:
     """One source: as far as it is known.
 
     Attributes:
+        request: What it is, without the name it will get.
         reading: What is being read now.
     """
 
-    path: Path
+    request: JobRequest
     reading: str = ""
     document: Document | None = None
     plan: AttachPlan | None = None
     failure: Failure | None = None
 
     @property
+    def is_task(self) -> bool:
+        """Whether this is the description of a task."""
+        return self.request.kind == "task"
+
+    @property
+    def path(self) -> Path:
+        """Where the document lies."""
+        return Path(self.request.source)
+
+    @property
+    def name(self) -> str:
+        """What people know it by."""
+        return "task" if self.is_task else plain(self.path.name or str(self.path))
+
+    @property
     def lines(self) -> list[str]:
         """What is known, for people."""
-        name = plain(self.path.name or str(self.path))
         if self.failure is not None:
-            return [
-                f"! {plain(self.failure.message)}",
-                *([f"  {plain(self.failure.hint)}"] if self.failure.hint else []),
-            ]
+            hint = plain(self.failure.hint).replace("another --name", "another name")
+            return [f"! {plain(self.failure.message)}", *([f"  {hint}"] if hint else [])]
         if self.document is None:
-            return [f"{name}: reading {plain(self.reading)}".rstrip() + "…"]
-        lines = [f"{name}: {self._size(self.document)}"]
+            return [f"{self.name}: reading {plain(self.reading)}".rstrip() + "…"]
+        lines = [f"{self.name}: {self._size(self.document)}"]
+        if self.plan is not None and self.plan.cut:
+            lines.append("! what comes after them will not be read: say it in fewer words")
         if self.plan is not None and self.plan.reused:
             lines.append(f"attached before as “{plain(self.plan.reused)}”: costs nothing")
         notes = self.document.notes
@@ -49,13 +65,20 @@ class Preview:
         return lines
 
     def _size(self, document: Document) -> str:
+        kind = "" if self.is_task else f"{document.kind}, "
         pages = f"{document.pages} page{'s' if document.pages != 1 else ''}, " if document.pages else ""
         if self.plan is None:
-            return f"{document.kind}, {pages}{len(document.text):,} characters; counting tokens…"
+            return f"{kind}{pages}{len(document.text):,} characters; counting tokens…"
+        if self.is_task:
+            return _read_of_task(document, self.plan)
         chunks = f"{self.plan.chunks:,} chunk{'s' if self.plan.chunks != 1 else ''}"
-        return (
-            f"{document.kind}, {pages}{self.plan.tokens:,} tokens → {chunks} of up to {self.plan.chunk_tokens} tokens"
-        )
+        return f"{kind}{pages}{self.plan.tokens:,} tokens → {chunks} of up to {self.plan.chunk_tokens} tokens"
+
+
+def _read_of_task(document: Document, plan: AttachPlan) -> str:
+    if not plan.tokens:
+        return f"{len(document.text):,} characters, read by an embedding model"
+    return f"the first {plan.tokens:,} tokens are read" if plan.cut else f"{plan.tokens:,} tokens, read as one piece"
 
 
 def summary(previews: list[Preview], base: str) -> list[str]:
@@ -66,8 +89,9 @@ def summary(previews: list[Preview], base: str) -> list[str]:
         return lines
     known = [plan.seconds for plan in plans if plan.seconds is not None]
     if len(known) == len(plans):
-        lines.append(f"takes about {clock(sum(known))} on this machine, by earlier attaches")
-    else:
+        span = f"about {clock(sum(known))}" if sum(known) >= 1 else "less than a second"
+        lines.append(f"takes {span} on this machine, by earlier attaches")
+    elif not any(preview.is_task for preview in previews):
         lines.append("time: not known before the first attach on this machine; the job shows it after 3 chunks")
     lines.append(f"base {plain(base)}, hypernetwork {plain(plans[0].hypernetwork)}")
     return lines

@@ -1,4 +1,4 @@
-"""The chat's business with documents: the attach dialog, dropped files, finished jobs, deleted adapters."""
+"""The chat's business with adapters: the attach dialog, dropped files, finished jobs, deleted adapters."""
 
 from __future__ import annotations
 
@@ -26,8 +26,12 @@ class ChatAttach(Place):
     """The part of the chat screen that makes, lists and deletes adapters."""
 
     def action_attach(self) -> None:
-        """Ask for a document or folder."""
+        """Ask for a document, a folder or a task."""
         self._ask_what()
+
+    def action_attach_task(self) -> None:
+        """Ask for the description of a task."""
+        self._ask_what(kind="task")
 
     def on_prompt_dropped(self, message: Prompt.Dropped) -> None:
         """Files that were pasted, dropped or chosen after `@`; declined, a pasted path is text after all."""
@@ -38,8 +42,8 @@ class ChatAttach(Place):
         self.query_one(Prompt).take(message.candidate)
 
     @work(group="dialog", exit_on_error=False)
-    async def _ask_what(self, paths: Sequence[Path] = (), text: str = "") -> None:
-        wanted = await self.app.push_screen_wait(AttachDialog(self.services, self.state, paths))
+    async def _ask_what(self, paths: Sequence[Path] = (), text: str = "", kind: str = "document") -> None:
+        wanted = await self.app.push_screen_wait(AttachDialog(self.services, self.state, paths, kind))
         if not wanted and text:
             self.query_one(Prompt).insert(visible(text))
         if wanted:

@@ -45,7 +45,7 @@ _AGAIN_TEMPERATURE = 0.7
 _KEEP_SECONDS = 2.0
 _LOADING = "Loading the model…\n\nYou can type already: a question waits for the model."
 _READY = (
-    "Ask anything: enter sends\n\n{chat.attach} attach a document   {chat.panel} adapters and chats\n"
+    "Ask anything: enter sends\n\n{chat.attach} attach a document or task   {chat.panel} adapters and chats\n"
     "{app.library} library   {app.models} models   {app.settings} settings   {app.help} keys   ctrl+p everything"
 )
 _AFTER_REPAIR = (
@@ -82,7 +82,7 @@ class ChatScreen(ChatAttach, ChatHistory):
         Binding("escape", "stop", "Stop", id="chat.stop", tooltip="Stop the reply that is being written"),
         Binding("escape", "back", "Back", show=False, id="chat.back", tooltip="Go back to the question"),
         Binding("ctrl+n", "new_chat", "New chat", id="chat.new", tooltip="Start anew; this one is kept in the list"),
-        Binding("ctrl+o", "attach", "Attach", id="chat.attach", tooltip="Make an adapter of a document or folder"),
+        Binding("ctrl+o", "attach", "Attach", id="chat.attach", tooltip="Make an adapter of a document or task"),
         # Priority, because the text area has bindings of its own on these two.
         Binding("f6", "panel", "Panel", priority=True, id="chat.panel", tooltip="Adapters, then chats, then back"),
         Binding(
@@ -458,6 +458,7 @@ class ChatScreen(ChatAttach, ChatHistory):
             ("stop", "Stop", "Stop the reply that is being written", self.action_stop),
             ("new_chat", "New chat", "Start anew; this one is kept (ctrl+n)", self.action_new_chat),
             ("attach", "Attach a document", "Make an adapter of a document or folder (ctrl+o)", self.action_attach),
+            ("attach_task", "Attach a task", "Make an adapter of a task's description", self.action_attach_task),
             ("regenerate", "Answer again", "Make the last reply anew (ctrl+r)", self.action_regenerate),
             ("compare", "Compare", "The same question with and without adapters (f7)", self.action_compare),
             ("quotes", "Quotes", "What the attached documents say to the last reply (f8)", self.action_quotes),

@@ -59,7 +59,7 @@ class EngineHost(Protocol):
         ...
 
     def plan(self, request: PlanRequest) -> None:
-        """Queue the question what attaching a document takes; `Planned` answers it."""
+        """Queue the question what attaching something takes; `Planned` answers it."""
         ...
 
     def cancel(self, request_id: int) -> None:
@@ -71,7 +71,7 @@ class EngineHost(Protocol):
         ...
 
     def submit(self, request: JobRequest, password: str = "") -> Job:
-        """Queue a document to attach; may wait for the database, so not to be called by widgets directly."""
+        """Queue what is to be attached; may wait for the database, so not to be called by widgets directly."""
         ...
 
     def pause_job(self, number: int) -> None:
@@ -324,7 +324,7 @@ class ThreadEngineHost:
         if self._engine is None:
             return Planned(request.request_id, failure=Failure(self._load_failure.message, self._load_failure.hint))
         try:
-            return Planned(request.request_id, self._room.plan(request.document, request.name, request.rank, token))
+            return Planned(request.request_id, self._room.plan(request.wanted, request.document, token))
         except Exception as error:  # shown in the dialog that asked
             return Planned(request.request_id, failure=self._failure(error))
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from localhyper.config import Config
 from localhyper.engine import AdapterUse, BaseModelInfo, ChatMessage, GenerationStats, Sampling
 from localhyper.errors import LocalHyperError
-from localhyper.jobs import Job
+from localhyper.jobs import Job, JobRequest
 from localhyper.progress import Progress
 from localhyper.sources.document import Document
 
@@ -73,22 +73,23 @@ class AskRequest:
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What attaching a document would take; `name` and `rank` as in `JobRequest`."""
+    """What attaching a document or a task would take: what was read, and how it is wanted."""
 
     request_id: int
     document: Document
-    name: str = ""
-    rank: int = -1
+    wanted: JobRequest
 
 
 @dataclass(frozen=True)
 class AttachPlan:
-    """What attaching a document takes.
+    """What attaching a document or a task takes.
 
     Attributes:
+        tokens: Those that are read; 0 of a description that is read by an embedding model.
         seconds: Expected time, from earlier attaches on this machine; None before the first.
         reused: Name of the adapter there is already for exactly this; empty = it has to be made.
         hypernetwork: What will make it.
+        cut: Whether a description is longer than what is read of it.
     """
 
     tokens: int
@@ -97,6 +98,7 @@ class AttachPlan:
     seconds: float | None
     hypernetwork: str
     reused: str = ""
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,13 @@ def all_bindings() -> list[Binding]:
     from .prompt import Prompt
     from .quotes_dialog import QuotesDialog
     from .settings_screen import SettingsScreen
+    from .task_box import TaskBox
     from .text_dialog import TextDialog
 
     owners = (
-        LocalHyperApp, ChatScreen, Prompt, AdapterList, ChatList, AttachDialog, PathPicker, VisibleTree, JobsDialog,
-        QuotesDialog, SidePlace, LibraryScreen, ExportDialog, ModelsScreen, ModelTable, SettingsScreen, TextDialog,
-        ErrorDialog,
+        LocalHyperApp, ChatScreen, Prompt, AdapterList, ChatList, AttachDialog, TaskBox, PathPicker, VisibleTree,
+        JobsDialog, QuotesDialog, SidePlace, LibraryScreen, ExportDialog, ModelsScreen, ModelTable, SettingsScreen,
+        TextDialog, ErrorDialog,
     )  # fmt: skip
     return [
         binding for owner in owners for binding in owner.__dict__.get("BINDINGS", ()) if isinstance(binding, Binding)

@@ -1,4 +1,4 @@
-"""All adapters: sorted, searched, renamed, deleted with undo, exported, with all that is known of each."""
+"""All adapters: sorted, searched, renamed, deleted with undo, exported, merged, with all that is known of each."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ class LibraryScreen(SidePlace):
         Binding("v", "reverse", "Reverse", show=False, id="library.reverse", tooltip="Sort the other way"),
         Binding("r", "rename", "Rename", show=False, id="library.rename", tooltip="Give it another name"),
         Binding("e", "export", "Export", id="library.export", tooltip="As GGUF or PEFT, with what loads it"),
+        Binding("m", "mark", "Mark", show=False, id="library.mark", tooltip="Mark it, to merge it with others"),
         Binding("i", "import_adapter", "Import", show=False, id="library.import", tooltip="A PEFT folder or GGUF file"),
         Binding("delete", "remove", "Delete", show=False, id="library.remove", tooltip="Into the trash"),
         Binding("u", "undo", "Undo", show=False, id="library.undo", tooltip="Bring the last deleted one back"),
@@ -93,6 +94,8 @@ class LibraryScreen(SidePlace):
         self._shown: list[AdapterInfo] = []
         self._sort, self._backwards = len(COLUMNS) - 1, True
         self._trash = False
+        self._marked: frozenset[int] = frozenset()
+        self._tasks: dict[int, str] = {}
 
     def compose_place(self) -> ComposeResult:
         """Search box, table, details."""
@@ -150,13 +153,24 @@ class LibraryScreen(SidePlace):
         self._say("" if self._shown else _NONE_FOUND if self._all else _EMPTY_TRASH if self._trash else _EMPTY)
         size = size_text(sum(info.size_bytes for info in self._shown))
         what = "in the trash" if self._trash else "adapters" if len(self._shown) != 1 else "adapter"
-        self.query_one("#summary", Static).update(f"{len(self._shown)} {what}, {size}" if self._shown else "")
+        told = f"{len(self._shown)} {what}, {size}" if self._shown else ""
+        self.query_one("#summary", Static).update(told + self._told_of_marks)
         self._show_details()
+
+    @property
+    def _told_of_marks(self) -> str:
+        marked = len(self._marks)
+        return f"   {marked} marked (+): e exports or merges {'them' if marked > 1 else 'it'}" if marked else ""
+
+    @property
+    def _marks(self) -> list[AdapterInfo]:
+        """The marked adapters, in list order; in the trash none."""
+        return [] if self._trash else [info for info in self._all if info.id in self._marked]
 
     def _cells(self, info: AdapterInfo) -> list[Text]:
         mark = "x" if not info.usable and not self._trash else "●" if self._is_on(info) else " "
         values = [
-            (f"{mark} {plain(info.name)}", "left"),
+            (f"{mark}{'+' if info in self._marks else ' '}{plain(info.name)}", "left"),
             (plain(info.kind), "left"),
             (f"{info.tokens:,}" if info.tokens else "-", "right"),
             (str(info.rank), "right"),
@@ -189,7 +203,18 @@ class LibraryScreen(SidePlace):
     def _show_details(self) -> None:
         info = self.current
         facts = self.query_one("#facts", Static)
-        facts.update(facts_table(details(info, self._fits(info))) if info is not None else "")
+        facts.update(facts_table(self._details(info)) if info is not None else "")
+        if info is not None and info.kind == "task" and info.id not in self._tasks:
+            number, store = info.id, self.services.store
+            in_background(self, lambda: store.text(info), lambda text: self._took_task(number, text), group="task")
+
+    def _took_task(self, number: int, text: str) -> None:
+        self._tasks[number] = text
+        if self.current is not None and self.current.id == number:
+            self._show_details()
+
+    def _details(self, info: AdapterInfo) -> list[tuple[str, str]]:
+        return details(info, self._fits(info), self._tasks.get(info.id, ""))
 
     @property
     def current(self) -> AdapterInfo | None:
@@ -261,6 +286,9 @@ class LibraryScreen(SidePlace):
         box = self.query_one("#search", Input)
         if box.has_focus or box.value:
             self._leave_search(keep=False)
+        elif self._marks:
+            self._marked = frozenset()
+            self._draw()
         elif self._trash:
             self.action_trash()
         else:
@@ -331,11 +359,30 @@ class LibraryScreen(SidePlace):
         self._trash = not self._trash
         self.reload()
 
-    def action_export(self) -> None:
-        """Write it for llama.cpp or for transformers."""
+    def action_mark(self) -> None:
+        """Mark the highlighted adapter, or take its mark away, and go to the next."""
         info = self.current
         if info is not None and not self._trash:
-            self.app.push_screen(ExportDialog(self.services, info))
+            self._marked ^= {info.id}
+            self._draw()
+            self.query_one(AdapterTable).action_cursor_down()
+
+    @work(group="dialog", exit_on_error=False)
+    async def action_export(self) -> None:
+        """Write it for llama.cpp or for transformers; the marked ones as one, at their strengths in the chat."""
+        chosen = self._marks or ([] if self.current is None or self._trash else [self.current])
+        if not chosen:
+            return
+        words = [info.name if len(chosen) == 1 else self._at_strength(info.name) for info in chosen]
+        if await self.app.push_screen_wait(ExportDialog(self.services, self.state.config, words)):
+            self._marked = frozenset()
+            self.state.library_changed.publish("")
+
+    def _at_strength(self, name: str) -> str:
+        from .adapter_panel import AdapterPanel
+
+        scale = self._chat().query_one(AdapterPanel).scale_of(name)
+        return name if scale == 1 else f"{name}@{scale:.3g}"
 
     @work(group="dialog", exit_on_error=False)
     async def action_import_adapter(self) -> None:
@@ -356,7 +403,7 @@ class LibraryScreen(SidePlace):
         """Copy the details."""
         info = self.current
         if info is not None:
-            self.app.copy_to_clipboard(facts_text(details(info, self._fits(info))))
+            self.app.copy_to_clipboard(facts_text(self._details(info)))
 
     def commands(self) -> Iterator[SystemCommand]:
         """The palette's entries."""
@@ -366,7 +413,9 @@ class LibraryScreen(SidePlace):
         yield SystemCommand("Import an adapter", "A PEFT folder or GGUF file (i)", self.action_import_adapter)
         if self.current is not None and not self._trash:
             yield SystemCommand("Rename the adapter", "Give it another name (r)", self.action_rename)
-            yield SystemCommand("Export the adapter", "As GGUF for llama-server (e)", self.action_export)
+            yield SystemCommand("Mark the adapter", "To merge it with others (m)", self.action_mark)
+            what = "Export or merge the marked adapters" if self._marks else "Export the adapter"
+            yield SystemCommand(what, "As GGUF for llama-server, or PEFT (e)", self.action_export)
             yield SystemCommand("Delete the adapter", "Into the trash (delete)", self.action_remove)
 
 

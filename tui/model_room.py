@@ -1,4 +1,4 @@
-"""The native side as the engine thread knows it: a model to load, documents to plan and to attach.
+"""The native side as the engine thread knows it: a model to load, documents and tasks to plan and to attach.
 
 `WorkbenchRoom` is the real one, over `localhyper.workbench`; heavy imports happen in its methods, so in that thread.
 """
@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Protocol
 
 from localhyper.attach_times import AttachTimes
+from localhyper.bundle import BundleInfo
 from localhyper.config import Config
 from localhyper.engine import Engine
 from localhyper.errors import ModelError
@@ -46,12 +48,12 @@ class ModelRoom(Protocol):
         """The document of a request; touches no model."""
         ...
 
-    def plan(self, document: Document, name: str, rank: int, cancel: CancelToken) -> AttachPlan:
-        """What attaching a document takes; the model is loaded."""
+    def plan(self, request: JobRequest, document: Document, cancel: CancelToken) -> AttachPlan:
+        """What attaching what was read of a request takes; the model is loaded."""
         ...
 
     def attach(self, request: JobRequest, document: Document, report: ProgressCallback, cancel: CancelToken) -> int:
-        """Attach a document and return the adapter's number in the library; the model is loaded."""
+        """Attach what was read and return the adapter's number in the library; the model is loaded."""
         ...
 
 
@@ -113,37 +115,45 @@ class WorkbenchRoom:
         """See `ModelRoom.read`."""
         return self._loaded().read(request, password=password, progress=report, cancel=cancel)
 
-    def plan(self, document: Document, name: str, rank: int, cancel: CancelToken) -> AttachPlan:
+    def plan(self, request: JobRequest, document: Document, cancel: CancelToken) -> AttachPlan:
         """See `ModelRoom.plan`."""
-        from localhyper.chunking import split_document
-        from localhyper.pipeline import find_attached
-
         bench = self._loaded()
-        engine, bundle = bench.engine(), bench.bundle
-        found = find_attached(document, bench.base_info, bundle, bench.library, bench.options(name, _rank(rank)))
-        chunks = split_document(document, engine.tokenize, engine.detokenize, bundle.chunk_tokens, cancel=cancel)
-        times = AttachTimes(bench.library.database)
-        return AttachPlan(
-            tokens=sum(len(chunk.token_ids) for chunk in chunks),
-            chunks=len(chunks),
-            chunk_tokens=bundle.chunk_tokens,
-            seconds=times.expect(bench.base_info.fingerprint, bundle.sha256, len(chunks)),
-            hypernetwork=bundle.name,
-            reused=found.adapter.name if found is not None else "",
-        )
+        found = bench.find_request(request, document, cancel=cancel)
+        is_task = request.kind == "task"
+        plan = _plan_task(bench, request, document) if is_task else _plan_document(bench, request, document, cancel)
+        return replace(plan, reused=found.adapter.name if found is not None else "")
 
     def attach(self, request: JobRequest, document: Document, report: ProgressCallback, cancel: CancelToken) -> int:
         """See `ModelRoom.attach`."""
-        bench = self._loaded()
-        options = bench.options(request.name, _rank(request.rank))
-        attached = bench.attach(document, options, progress=report, cancel=cancel)
+        attached = self._loaded().attach_request(request, document, progress=report, cancel=cancel)
         _log.info("attached `%s` in %.1f s", attached.result.adapter.name, attached.seconds)
         return attached.result.adapter.id
 
 
-def _rank(rank: int) -> int | None:
-    """A job's rank as the workbench takes it: below 0 = as set."""
-    return None if rank < 0 else rank
+def _plan_document(bench: Workbench, request: JobRequest, document: Document, cancel: CancelToken) -> AttachPlan:
+    from localhyper.chunking import split_document
+
+    engine, bundle = bench.engine(), bench.bundle_of("document", request.hypernet)
+    chunks = split_document(document, engine.tokenize, engine.detokenize, bundle.chunk_tokens, cancel=cancel)
+    tokens = sum(len(chunk.token_ids) for chunk in chunks)
+    return AttachPlan(tokens, len(chunks), bundle.chunk_tokens, _seconds(bench, bundle, len(chunks)), bundle.name)
+
+
+def _plan_task(bench: Workbench, request: JobRequest, document: Document) -> AttachPlan:
+    """Of a description as much is read as goes into one chunk."""
+    from localhyper.chunking import first_tokens
+
+    bundle = bench.bundle_of("task", request.hypernet)
+    if bundle.embedding is not None:
+        return AttachPlan(0, 1, bundle.chunk_tokens, None, bundle.name)
+    ids, cut = first_tokens(document.text, bench.engine().tokenize, bundle.chunk_tokens)
+    return AttachPlan(len(ids), 1, bundle.chunk_tokens, _seconds(bench, bundle, 1), bundle.name, cut=cut)
+
+
+def _seconds(bench: Workbench, bundle: BundleInfo, chunks: int) -> float | None:
+    """What so many chunks take, by earlier attaches."""
+    times = AttachTimes(bench.library.database)
+    return times.expect(bench.base_info.fingerprint, bundle.sha256, chunks)
 
 
 def _needed(config: Config, bench: Workbench) -> int:

@@ -82,7 +82,7 @@ class QuotesDialog(ModalScreen[None]):
     def _show(self, quotes: Sequence[Quote], has_text: bool) -> None:
         self._quotes = tuple(quotes)
         if not has_text:
-            self._say("No text is stored with these adapters: an imported adapter comes without its document.")
+            self._say("No text is stored with these adapters: a task has no document, an imported one comes without.")
             return
         if not quotes:
             self._say("The text of the attached documents shares no word with the question and the reply.")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from localhyper.bundle import KINDS
 from localhyper.config import Config
 from localhyper.database import Database
 from localhyper.errors import LocalHyperError
@@ -28,7 +29,6 @@ from localhyper.workbench import Workbench
 from .adapter_source import AdapterRow
 
 if TYPE_CHECKING:
-    from localhyper.adapter_export import PeftExport
     from localhyper.adapter_import import Imported
 
 QUOTES = 8
@@ -131,56 +131,50 @@ class Store:
         """The document of a request; in a child process, no model is touched."""
         return Workbench(self.paths, config).read(request, password=password, progress=report, cancel=cancel)
 
-    def kinds(self, base: str) -> dict[str, str]:
-        """What can be made into adapters for this base model: kind → hypernetwork; only those on this machine."""
+    def makers(self, base: str) -> dict[str, tuple[str, ...]]:
+        """What can be made into adapters for this base model: kind → hypernetworks on this machine, the used one first.
+
+        A kind that nothing here can make is left out.
+        """
         registry = self.registry
-        found = {}
-        for kind in ("document", "task", "image"):
-            try:
-                found[kind] = registry.find_hypernetwork(base, kind).stem
-            except LocalHyperError:
-                continue
-        return found
+        found = {kind: tuple(registry.hypernetworks_for(base, kind)) for kind in KINDS}
+        return {kind: names for kind, names in found.items() if names}
 
     def quotes(self, text: str, names: Sequence[str], limit: int = QUOTES) -> tuple[Quote, ...]:
-        """The passages of these adapters' documents that share most with a text, the best first."""
+        """The passages of these adapters' documents that share most with a text, the best first.
+
+        A task's description says what to do, and supports no reply.
+        """
         library = self.library
         wanted = {name.casefold() for name in names}
-        adapters = {info.id: info for info in library.list() if info.name.casefold() in wanted}
+        adapters = {info.id: info for info in library.list() if info.name.casefold() in wanted and info.kind != "task"}
         found = library.search_passages(text, tuple(adapters), limit)
         return tuple(Quote(adapters[passage.adapter_id], passage) for passage in found)
 
     def has_text(self, names: Sequence[str]) -> bool:
-        """Whether any of these adapters has its document's text here; an imported one has not."""
+        """Whether any of these adapters has its document's text here; an imported one has not, a task has none."""
         library = self.library
         wanted = {name.casefold() for name in names}
-        return any(library.has_text(info.id) for info in library.list() if info.name.casefold() in wanted)
+        found = [info for info in library.list() if info.name.casefold() in wanted and info.kind != "task"]
+        return any(library.has_text(info.id) for info in found)
+
+    def text(self, adapter: AdapterInfo) -> str:
+        """All the text that an adapter was made from; empty where none is stored."""
+        return "".join(passage.text for passage in self.library.passages(adapter.id))
 
     def surroundings(self, quote: Quote) -> str:
         """The chunk that a quote stands in, as text."""
         passages = self.library.passages(quote.adapter.id)
         return "".join(passage.text for passage in passages if passage.chunk == quote.passage.chunk).strip()
 
-    def export(self, name: str, to: Path, overwrite: bool) -> Path:
-        """Copy an adapter's file to a file or folder; its folder is made."""
-        target = to.expanduser()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return self.library.export(name, target, overwrite=overwrite)
-
-    def export_peft(self, adapter: AdapterInfo, to: Path, overwrite: bool) -> PeftExport:
-        """Write an adapter as a PEFT folder; the folders above it are made."""
-        from localhyper.adapter_export import export_peft
-
-        return export_peft(adapter, self.registry, to.expanduser(), overwrite=overwrite)
-
     def import_adapter(self, path: Path, config: Config) -> Imported:
         """Take a PEFT folder or a GGUF adapter into the library, checked against its base model, else the set one."""
         return Workbench(self.paths, config).import_adapter(path)
 
-    def server_command(self, adapter: AdapterInfo, exported: Path) -> str:
+    def server_command(self, fingerprint: str, base_name: str, exported: Path) -> str:
         """The ready command line for stock llama.cpp; where no file of the base model is here, a stand-in names it."""
-        base = self.file_for(adapter.base_fingerprint)
-        words = ["llama-server", "-m", str(base) if base else f"{adapter.base_name}.gguf", "--lora", str(exported)]
+        base = self.file_for(fingerprint)
+        words = ["llama-server", "-m", str(base) if base else f"{base_name}.gguf", "--lora", str(exported)]
         return shlex.join(words)
 
     def file_for(self, fingerprint: str) -> Path | None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-from localhyper.bundle import BundleInfo, read_bundle
+from localhyper.bundle import BundleInfo, check_kind, read_bundle
 from localhyper.config import Config
 from localhyper.engine import BaseModelInfo, Engine
 from localhyper.hypernet import OnnxHypernetwork
@@ -36,18 +35,19 @@ class ScriptedWorkbench(Workbench):
     def base_info(self) -> BaseModelInfo:
         return self.engine().info
 
-    @property
-    def bundle(self) -> BundleInfo:
-        return read_bundle(self._file())
-
-    def hypernetwork(self, progress: ProgressCallback = ignore_progress) -> OnnxHypernetwork:
-        if self._tiny is None:
-            self._tiny = OnnxHypernetwork.load(self._file(), threads=1)
-        return self._tiny
-
-    def _file(self) -> Path:
+    def bundle_of(self, kind: str, hypernet: str = "") -> BundleInfo:
+        """For documents the tiny bundle is always there, else what the registry finds for the scripted base model."""
+        if kind != "document" or hypernet:
+            bundle = read_bundle(self.registry.find_hypernetwork(self.base_info.fingerprint, kind, hypernet))
+            check_kind(bundle, kind)
+            return bundle
         file = self.paths.cache_dir / "tiny.onnx"
-        return file if file.exists() else write(file)
+        return read_bundle(file if file.exists() else write(file))
+
+    def load_hypernetwork(self, bundle: BundleInfo, progress: ProgressCallback = ignore_progress) -> OnnxHypernetwork:
+        if self._tiny is None or self._tiny.info.path != bundle.path:
+            self._tiny = OnnxHypernetwork.load(bundle.path, threads=1)
+        return self._tiny
 
 
 class ScriptedRoom(WorkbenchRoom):

@@ -305,7 +305,7 @@ async def test_keymap_moves_keys_and_the_footer_never_holds_more_than_six() -> N
         await until(pilot, lambda: len(bench.app.screen.query(FooterKey)) == 6)
         await pilot.press("ctrl+n")
         assert bench.statuses
-        assert "f9 attach a document   f6 adapters and chats" in bench.empty_text
+        assert "f9 attach a document or task   f6 adapters and chats" in bench.empty_text
         await pilot.press("ctrl+t")
         await until(pilot, lambda: not bench.statuses)
 

@@ -20,14 +20,17 @@ from localhyper.jobs import JobRequest
 from localhyper.progress import Progress
 from localhyper.tui.app import LocalHyperApp
 from localhyper.tui.error_dialog import ErrorDialog
+from localhyper.tui.export_dialog import ExportDialog
 from localhyper.tui.host_events import Failure
 from localhyper.tui.settings_screen import SettingRow
+from localhyper.tui.task_box import TaskBox
 from tests.tui.fake_engine import INFO, Script
 from tests.tui.flows import Bench, answered, ask, ready, until
 from tests.tui.test_documents_flow import attach
 from tests.tui.test_library_flow import open_library, put_real, three
 from tests.tui.test_models_flow import highlight, model_file, open_models
 from tests.tui.test_settings_flow import open_settings
+from tests.tui.test_task_flow import open_task, reader
 
 REPLY = """The notice period is **three months**:
 
@@ -152,6 +155,40 @@ def test_attach_dialog(snap_compare: SnapCompare, size: tuple[int, int], theme: 
         bench.app.screen.query_one("#make").focus()
 
     assert snap_compare(bench.app, terminal_size=size, run_before=attach)
+
+
+@everywhere
+@sizes
+def test_task_dialog(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -> None:
+    bench = Bench(theme=theme)
+    reader(bench, "a-task", tokens=64)
+    reader(bench, "b-task")
+
+    async def describe(pilot: Pilot[None]) -> None:
+        await ready(pilot, bench)
+        dialog = await open_task(pilot, bench)
+        await until(pilot, lambda: dialog.query_one("#by").display)
+        box = dialog.query_one(TaskBox)
+        box.insert("Answer in one short sentence.\nIf the answer is a name, say only the name.")
+        await until(pilot, lambda: "the first 64 tokens" in str(dialog.query_one("#facts", Static).content))
+        dialog.query_one("#make").focus()
+
+    assert snap_compare(bench.app, terminal_size=size, run_before=describe)
+
+
+@everywhere
+@sizes
+def test_sum_dialog(snap_compare: SnapCompare, size: tuple[int, int], theme: str) -> None:
+    bench = Bench(theme=theme, source=None)
+    three(bench)
+
+    async def mark(pilot: Pilot[None]) -> None:
+        await open_library(pilot, bench)
+        await pilot.press("m", "m", "e")
+        await until(pilot, lambda: isinstance(bench.app.screen, ExportDialog))
+        bench.app.screen.query_one("#export").focus()
+
+    assert snap_compare(bench.app, terminal_size=size, run_before=mark)
 
 
 @everywhere

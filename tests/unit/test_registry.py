@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from localhyper.base_header import read_base_info
 from localhyper.checksums import file_sha256
 from localhyper.errors import ConfigError, HypernetworkError, ModelError
 from localhyper.model_specs import load_known, parse_known, shipped_models_file
@@ -15,6 +16,8 @@ from localhyper.paths import Paths
 from localhyper.progress import Progress
 from localhyper.registry import Registry, load_registry
 from tests.conftest import DEFAULT_BASE, REPOSITORY
+from tests.tiny_gguf import write_tiny_gguf
+from tests.tiny_onnx import TinyBundle, write
 
 CONTENT = b"GGUF and some more"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -252,3 +255,40 @@ def test_a_bundle_is_matched_by_the_fingerprint_inside(paths: Paths) -> None:
     own.write_bytes(shipped.read_bytes())
     (paths.hypernetworks_dir / "broken.onnx").write_bytes(b"broken")  # and a broken one hides nothing
     assert registry.find_hypernetwork(fingerprint) == own
+
+
+# --- several kinds ---
+
+
+def _fitting(paths: Paths, tmp_path: Path) -> Path:
+    """A base model in the models folder, and a folder for its bundles."""
+    write_tiny_gguf(paths.create().models_dir / "tiny.gguf")
+    return paths.hypernetworks_dir
+
+
+def _bundle(path: Path, base: Path, kind: str) -> Path:
+    tiny = TinyBundle(fingerprint=read_base_info(base).fingerprint, metadata={"kind": kind, "name": path.stem})
+    return write(path, tiny)
+
+
+def test_a_base_has_hypernetworks_of_each_kind_and_the_used_one_comes_first(paths: Paths, tmp_path: Path) -> None:
+    folder = _fitting(paths, tmp_path)
+    base = paths.models_dir / "tiny.gguf"
+    document, second = _bundle(folder / "b.onnx", base, "document"), _bundle(folder / "c.onnx", base, "task")
+    first, own = _bundle(folder / "a.onnx", base, "task"), _bundle(tmp_path / "z.onnx", base, "task")
+    registry = _own(paths, f'[hypernetwork.zeal]\nfile = "z.onnx"\npath = "{own}"\nkind = "task"\nbase = "qwen3-4b"\n')
+    fingerprint = read_base_info(base).fingerprint
+    for word in ("tiny", fingerprint):
+        assert registry.hypernetworks_for(word, "task") == {"zeal": own, "a": first, "c": second}
+        assert registry.hypernetworks_for(word) == {"b": document}
+        assert registry.hypernetworks_for(word, "image") == {}
+        assert registry.find_hypernetwork(word, "task") == own
+        assert [registry.find_hypernetwork(word, "task", name) for name in "ac"] == [first, second]
+
+
+def test_files_in_the_folder_are_listed_by_what_they_are_for(paths: Paths, tmp_path: Path) -> None:
+    folder = _fitting(paths, tmp_path)
+    _bundle(folder / "a.onnx", paths.models_dir / "tiny.gguf", "task")
+    (folder / "b.onnx").write_bytes(b"nothing")
+    kinds = {status.name: status.kind for status in load_registry(paths).statuses() if status.spec is None}
+    assert kinds == {"tiny": "base", "a": "task", "b": "hypernetwork"}

@@ -57,6 +57,18 @@ def test_embedder_takes_graphs_with_fewer_inputs_another_output_and_half_precisi
     np.testing.assert_allclose(made.vector, state(tiny, SORT)[0], atol=1e-2)
 
 
+def test_control_tokens_in_a_description_are_letters(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+
+    file = write_embedder(tmp_path) / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.add_special_tokens(["[CLS]", "[SEP]"])
+    tokenizer.save(str(file))
+    assert tokenizer.encode("sort [SEP] words", add_special_tokens=False).ids[1] == 2, "as it is read elsewhere"
+    ids = tokenize(file, "sort [SEP] words", 512).ids
+    assert ids[0] == 1 and ids[-1] == 2 and 2 not in ids[1:-1] and len(ids) > 4
+
+
 def test_a_long_text_is_cut_and_the_tokenizers_own_limits_do_not_count(tmp_path: Path) -> None:
     embedder = Embedder.open(write_embedder(tmp_path), threads=1)  # its file says: cut after 4, pad to 64
     for words, tokens, truncated in ((3, 6, False), (13, 16, False), (14, 16, True), (10_000, 16, True)):
