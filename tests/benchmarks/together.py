@@ -1,0 +1,97 @@
+"""`python -m tests.benchmarks.together`: a document's and a task's adapter at once, on the shipped hypernetworks.
+
+Needle documents of 256 tokens; the task asks for one word. The document's adapter alone knows the value and answers in
+a sentence; the task's alone answers in a word and knows nothing; both should answer with the value and no more.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from localhyper.config import Config, load_config
+from localhyper.engine import AdapterUse
+from localhyper.errors import LocalHyperError
+from localhyper.evaluate.columns import ask
+from localhyper.evaluate.haystack import HaystackMaker, read_sentences
+from localhyper.evaluate.intervals import wilson
+from localhyper.evaluate.metrics import holds_value
+from localhyper.jobs import JobRequest
+from localhyper.paths import get_paths
+from localhyper.progress import CancelToken
+from localhyper.registry import load_registry
+from localhyper.task_pipeline import task_document
+from localhyper.workbench import Workbench
+
+TASK = "Answer the question with one word only."
+CASES, TOKENS, REPLY = 40, 256, 32
+COLUMNS = ("document", "task", "both", "both, task at 0.5")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply.
+
+    Attributes:
+        right: The value is in it.
+        alone: It is a single word, whatever stands round it.
+    """
+
+    right: bool
+    alone: bool
+
+    @property
+    def both(self) -> bool:
+        """The fact in the form of the task."""
+        return self.right and self.alone
+
+
+def replies(bench: Workbench, cases: int) -> dict[str, list[Reply]]:
+    """Column to the replies of all cases."""
+    engine, found = bench.engine(), dict[str, list[Reply]]({name: [] for name in COLUMNS})
+    task = bench.attach_task(task_document(TASK), bench.options("task")).result.adapter.path
+    maker = HaystackMaker(read_sentences(None), engine.tokenize, TOKENS, seed=7)
+    for index in track(range(cases), "asking", console=Console(stderr=True)):
+        case = maker.make(index)
+        made = bench.attach(bench.read(JobRequest(text=case.text)), bench.options(f"document-{index}"))
+        document, form = AdapterUse(made.result.adapter.path), AdapterUse(task)
+        columns = ([document], [form], [document, form], [document, AdapterUse(task, 0.5)])
+        for name, uses in zip(COLUMNS, columns, strict=True):
+            engine.set_adapters(uses)
+            reply = ask(engine, case.fact.question, REPLY, CancelToken())
+            found[name].append(Reply(holds_value(reply, case.fact.value), len(reply.split()) == 1))
+    return found
+
+
+def _share(flags: Sequence[bool]) -> str:
+    interval = wilson(sum(flags), len(flags))
+    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def main(cases: int = CASES) -> int:
+    """Print the table; the exit code."""
+    base = load_registry().find_base(Config().base.name)  # may lie in the user's home; what is made here does not
+    config = load_config(get_paths().config_file)
+    try:
+        with tempfile.TemporaryDirectory(prefix="localhyper-together-") as folder:
+            with Workbench(get_paths(Path(folder)).create(), config, base=str(base)) as bench:
+                found = replies(bench, cases)
+    except LocalHyperError as error:
+        print(f"error: {error.message}", error.hint, sep="\n", file=sys.stderr)
+        return error.exit_code
+    print(f"| {cases} documents of {TOKENS} tokens | right value, % | one word, % | the right value and no more, % |")
+    print("|---|---|---|---|")
+    for name, given in found.items():
+        cells = ([r.right for r in given], [r.alone for r in given], [r.both for r in given])
+        print(f"| {name} | {' | '.join(map(_share, cells))} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else CASES))
