@@ -10,56 +10,42 @@ import numpy as np
 import pytest
 
 from localhyper import model_specs, registry
-from localhyper.base_header import read_base_info
 from localhyper.gguf_adapter import read_adapter
-from localhyper.model_specs import package_folder, shipped_models_file
+from localhyper.model_specs import shipped_models_file
 from tests.cli.conftest import Shell
 from tests.conftest import DEFAULT_BASE
-from tests.tiny_reader import RANK, widths, write_reader
 
 pytestmark = pytest.mark.native
-NAME = "default-task"
-ENTRY = f"""
-[hypernetwork.{NAME}]
-description = "Tasks into adapters"
-file = "{NAME}.onnx"
-kind = "task"
-base = "{DEFAULT_BASE}"
-licence = "Apache-2.0"
-size = %d
-resource = "bundles/{NAME}.onnx"
-"""
+NAME = "smollm2-135m-task"
+TARGETS = {"attn_q", "attn_v", "ffn_down"}
+RANK = 16
 
 
 @pytest.fixture
-def plain(shell: Shell, home_with_model: Path) -> Shell:
+def shipped(shell: Shell, home_with_model: Path) -> Shell:
     """A shell over the default base model, with what is shipped."""
     return replace(shell, home=home_with_model)
 
 
 @pytest.fixture
-def shipped(plain: Shell, default_model_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
-    """The same, as if the package held a hypernetwork for tasks too."""
-    info = read_base_info(default_model_path)
-    package = tmp_path / "package"
-    (package / "bundles").mkdir(parents=True)
-    for file in (package_folder() / "bundles").iterdir():
-        (package / "bundles" / file.name).symlink_to(file.resolve())
-    bundle = write_reader(package / "bundles" / f"{NAME}.onnx", info, name=NAME)
+def without(shipped: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    """The same, as if no hypernetwork for tasks were known."""
+    table = shipped_models_file().read_text(encoding="utf-8")
+    start = table.index(f"[hypernetwork.{NAME}]")
     models = tmp_path / "models.toml"
-    models.write_text(shipped_models_file().read_text() + ENTRY % bundle.stat().st_size)
+    models.write_text(table[:start] + table[table.index("\n\n", start) :], encoding="utf-8")
     monkeypatch.setattr(model_specs, "shipped_models_file", lambda: models)
-    monkeypatch.setattr(registry, "package_folder", lambda: package)
-    return plain
+    monkeypatch.setattr(registry, "shipped_models_file", lambda: models, raising=False)
+    return shipped
 
 
-def test_a_task_is_attached_and_used_without_an_option(shipped: Shell, default_model_path: Path) -> None:
+def test_a_task_is_attached_and_used_without_an_option(shipped: Shell) -> None:
     done = shipped.run("attach", "--task", "Answer in one word.", "--json")
     assert done.returncode == 0, done.stderr
     (row,) = json.loads(done.stdout)
     assert (row["kind"], row["hypernet_name"], row["rank"], row["energy_kept"]) == ("task", NAME, RANK, 1.0)
     weights, _ = read_adapter(Path(row["path"]))
-    assert set(weights.targets) == set(widths(read_base_info(default_model_path)))
+    assert set(weights.targets) == TARGETS
     other = json.loads(shipped.run("attach", "--task", "Write a poem about the sea.", "--json").stdout)[0]
     second = read_adapter(Path(other["path"]))[0].targets["attn_q"].b
     assert not np.allclose(weights.targets["attn_q"].b, second), "each description makes its own"
@@ -88,16 +74,13 @@ def test_lists_and_doctor_show_both_kinds(shipped: Shell) -> None:
     assert (checks["attach"]["status"], checks["attach"]["detail"], checks["attach"]["hint"]) == ("ok", detail, "")
 
 
-def test_without_one_a_line_says_how_to_get_one(plain: Shell) -> None:
-    known = json.loads(plain.run("models", "list", "--json").stdout)
-    if any(row["kind"] == "task" and row["base"] == DEFAULT_BASE and row["path"] for row in known):
-        pytest.skip("one is shipped")
-    done = plain.run("attach", "--task", "Answer in one word.")
+def test_without_one_a_line_says_how_to_get_one(without: Shell) -> None:
+    done = without.run("attach", "--task", "Answer in one word.")
     assert done.returncode == 5 and not done.stdout
     assert f"error: no task hypernetwork for the base model `{DEFAULT_BASE}` is on this machine\n" in done.stderr
     assert "`localhyper models add FILE.onnx`" in done.stderr
     assert "published for gemma-2-2b-it, mistral-7b-instruct-v0.2, llama-3.1-8b-instruct" in done.stderr
-    checks = {check["name"]: check for check in json.loads(plain.run("doctor", "--json").stdout)}
+    checks = {check["name"]: check for check in json.loads(without.run("doctor", "--json").stdout)}
     assert checks["attach"]["status"] == "ok" and "no task descriptions" in checks["attach"]["detail"]
     assert "models add FILE.onnx" in checks["attach"]["hint"]
 
@@ -111,3 +94,33 @@ def test_a_set_hypernetwork_goes_first_and_a_missing_one_is_named(shipped: Shell
     assert done.returncode == 5 and "no hypernetwork is named `gone`" in done.stderr
     checks = {check["name"]: check for check in json.loads(shipped.run("doctor", "--json").stdout)}
     assert "no task descriptions" in checks["attach"]["detail"] and checks["attach"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("review", "verdict"),
+    [
+        ("A wonderful film, I laughed from start to end.", "positive"),
+        ("Two hours of my life that I will never get back.", "negative"),
+    ],
+)
+def test_a_review_is_judged_as_its_description_says(shipped: Shell, review: str, verdict: str) -> None:
+    task = "Say whether the sentiment of the movie review is positive or negative."
+    done = shipped.run("ask", review, "--task", task, "--max-tokens", "8")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().lower() == verdict
+    plain = shipped.run("ask", review, "--max-tokens", "8").stdout
+    assert plain.strip().lower() != verdict, "the base model does not know the task"
+
+
+def test_a_document_answers_in_the_form_of_a_task(shipped: Shell) -> None:
+    note = shipped.home / "note.txt"
+    note.write_text("The access code of Marlow Station is 4817. The harbour of Tarn opens in April.", encoding="utf-8")
+    document = ("--document", note)
+    task = ("--task", "Answer the question with one word only.")
+    question = "What is the access code of Marlow Station?"
+    both = shipped.run("ask", question, *document, *task, "--max-tokens", "24").stdout.strip()
+    assert both == "4817"
+    sentence = shipped.run("ask", question, *document, "--max-tokens", "24").stdout
+    assert "4817" in sentence and len(sentence.split()) > 3
+    word = shipped.run("ask", question, *task, "--max-tokens", "24").stdout
+    assert "4817" not in word and len(word.split()) < 3
