@@ -35,7 +35,10 @@ def load_run(recipe: Recipe, run: Path) -> tuple[AssociationHypernetwork, dict[s
     state = torch.load(path, map_location="cpu", weights_only=True)
     hypernetwork = AssociationHypernetwork(recipe.hypernetwork)
     hypernetwork.load_state_dict(state["hypernetwork"])
-    return hypernetwork, {"steps": state["step"], "seconds": round(state["seconds"])}
+    facts = {"steps": state["step"], "seconds": round(state["seconds"])}
+    if "averaged" in state:  # held-out scores are then of the run before it
+        facts["share_of_run"] = state["averaged"]
+    return hypernetwork, facts
 
 
 def make_card(recipe: Recipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,71 @@
+"""A run's weights and those it began from, mixed.
+
+    python -m localhyper.export.average RUN FIRST --share 0.5 --out AVERAGED
+
+Weights that one run reached from the other's lie in one valley of the loss, so that between them lies a model that
+keeps what both can do (Wortsman et al. 2022, arXiv 2203.05482 and 2109.01903): here, short documents from long
+training and long ones from before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from localhyper.errors import ConfigError, LocalHyperError
+from localhyper.export.command_line import refuse
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """A checkpoint.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if not path.is_file():
+        raise ConfigError(f"checkpoint {path} is missing", "name the folder of a run, and a checkpoint.pt")
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def average(last: dict[str, Any], first: dict[str, Any], share: float) -> dict[str, Any]:
+    """A checkpoint, without optimizers, whose weights are `share` of `last` and the rest of `first`.
+
+    Raises:
+        ConfigError: They are of two kinds of hypernetwork.
+    """
+    one, other = last["hypernetwork"], first["hypernetwork"]
+    if {name: value.shape for name, value in one.items()} != {name: value.shape for name, value in other.items()}:
+        raise ConfigError("the two checkpoints are of different hypernetworks", "average a run with what it began from")
+    mixed = {name: share * value.float() + (1 - share) * other[name].float() for name, value in one.items()}
+    return {**{k: last[k] for k in ("step", "seconds")}, "hypernetwork": mixed, "averaged": share}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    about = (__doc__ or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m localhyper.export.average", description=about)
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("first", type=Path, help="checkpoint.pt that it began from")
+    parser.add_argument("--share", type=float, default=0.5, help="of the run's weights, 0 to 1")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, for `localhyper export`")
+    options = parser.parse_args(argv)
+    try:
+        if not 0 <= options.share <= 1:
+            raise ConfigError(f"--share must be 0 to 1, got {options.share}")
+        mixed = average(read_state(options.run / "checkpoint.pt"), read_state(options.first), options.share)
+        options.out.mkdir(parents=True, exist_ok=True)
+        torch.save(mixed, options.out / "checkpoint.pt")
+        shutil.copyfile(options.run / "curve.jsonl", options.out / "curve.jsonl")
+    except LocalHyperError as error:
+        refuse(parser, error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
