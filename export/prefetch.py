@@ -6,6 +6,7 @@ tenth of a second; making its batch takes one core longer.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
@@ -36,8 +37,9 @@ def prefetch(make: Callable[[int], T], first: int, last: int, workers: int) -> I
         make: Step to batch, tensors on the CPU; must not touch a GPU, for workers are forks of this process.
         first: First step.
         last: The step after the last one.
-        workers: Processes; 0 = in this one, when each is asked for.
+        workers: Processes, at most as many as processors; 0 = in this one, when each is asked for.
     """
+    workers = min(workers, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     ahead: dict[str, Any] = {"prefetch_factor": AHEAD, "multiprocessing_context": "fork"} if workers else {}
     loader = DataLoader(
         _Steps(make),
