@@ -18,19 +18,8 @@ from typing import Any
 import torch
 
 from localhyper.errors import ConfigError, LocalHyperError
+from localhyper.export.checkpoints import read_checkpoint, read_run
 from localhyper.export.command_line import refuse
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """A checkpoint.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    if not path.is_file():
-        raise ConfigError(f"checkpoint {path} is missing", "name the folder of a run, and a checkpoint.pt")
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return state
 
 
 def average(last: dict[str, Any], first: dict[str, Any], share: float) -> dict[str, Any]:
@@ -58,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not 0 <= options.share <= 1:
             raise ConfigError(f"--share must be 0 to 1, got {options.share}")
-        mixed = average(read_state(options.run / "checkpoint.pt"), read_state(options.first), options.share)
+        mixed = average(read_run(options.run), read_checkpoint(options.first), options.share)
         options.out.mkdir(parents=True, exist_ok=True)
         torch.save(mixed, options.out / "checkpoint.pt")
         shutil.copyfile(options.run / "curve.jsonl", options.out / "curve.jsonl")

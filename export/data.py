@@ -276,11 +276,11 @@ def load_corpus(
         instructions: Instruction-set files.
         replies: Files of the base model's own replies.
     """
-    examples, held_examples = _hold_out(
+    examples, held_examples = hold_out(
         [example for name in reading for example in read_reading(root / name, tokenizer, max_tokens)], holdout
     )
-    requests, held_requests = _hold_out([p for name in instructions for p in read_instructions(root / name)], holdout)
-    own, held_own = _hold_out([p for name in replies for p in read_replies(root / name)], holdout)
+    requests, held_requests = hold_out([p for name in instructions for p in read_instructions(root / name)], holdout)
+    own, held_own = hold_out([p for name in replies for p in read_replies(root / name)], holdout)
     sentences = [read_sentences(root / name) for name in texts]
     cut = [len(s) * 9 // 10 for s in sentences]
     train = Corpus(examples, [s[:c] for s, c in zip(sentences, cut, strict=True)], requests, own)
@@ -288,6 +288,6 @@ def load_corpus(
     return train, held
 
 
-def _hold_out(items: Sequence[T], every: int) -> tuple[list[T], list[T]]:
+def hold_out(items: Sequence[T], every: int) -> tuple[list[T], list[T]]:
     """All but every `every`-th item, from the first, and those."""
     return [item for i, item in enumerate(items) if i % every], list(items[::every])

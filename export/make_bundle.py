@@ -10,10 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from localhyper.base_header import read_base_info
 from localhyper.errors import ConfigError, LocalHyperError
+from localhyper.export.checkpoints import read_run
 from localhyper.export.command_line import refuse
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.onnx_bundle import write_bundle
@@ -29,10 +28,7 @@ def load_run(recipe: Recipe, run: Path) -> tuple[AssociationHypernetwork, dict[s
     """
     if recipe.perceiver is not None:
         raise ConfigError("a Perceiver run cannot be exported", "bundles hold association hypernetworks so far")
-    path = run / "checkpoint.pt"
-    if not path.is_file():
-        raise ConfigError(f"{run} holds no checkpoint.pt", "train first, or name the folder given to --out")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_run(run)
     hypernetwork = AssociationHypernetwork(recipe.hypernetwork)
     hypernetwork.load_state_dict(state["hypernetwork"])
     facts = {"steps": state["step"], "seconds": round(state["seconds"])}

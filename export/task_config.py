@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localhyper.errors import ConfigError
+from localhyper.export.schedule import Decay, Schedule
 from localhyper.export.task_hypernetwork import TaskConfig
 from localhyper.export.train_config import build_table, read_tables
 
@@ -74,8 +75,8 @@ class TaskLossConfig:
 
 
 @dataclass(frozen=True)
-class TaskRunConfig:
-    """Steps, batch shape, optimizer and what to write when.
+class TaskRunConfig(Schedule):
+    """Schedule, and the shape of a batch; the heads decay, too.
 
     Attributes:
         tasks: Tasks a step and process.
@@ -83,52 +84,40 @@ class TaskRunConfig:
         meaningless: Descriptions of no task a step and process, each with the rows of one task.
         dropout: Share of a task vector's numbers that are dropped.
         noise: Standard deviation of what is added to them; they are of size 1.
-        muon_lr: Learning rate of the trunk's matrices (Muon).
-        adam_lr: Learning rate of everything else (AdamW).
-        weight_decay: Of the trunk's matrices and the heads, decoupled.
-        warmup: Steps of linear warm-up; then constant, then linear decay over the last `decay` share of steps.
         workers: Processes that make batches ahead; 0 = none.
     """
 
-    steps: int = 1000
+    warmup: int = 20
+    decay: float = 0.5
+    clip: float = 1.0
+    save_every: int = 100
+    probe_every: int = 200
     tasks: int = 4
     rows: int = 4
     meaningless: int = 1
     dropout: float = 0.0
     noise: float = 0.0
-    muon_lr: float = 5e-3
-    adam_lr: float = 1e-3
-    weight_decay: float = 0.0
-    warmup: int = 20
-    decay: float = 0.5
-    clip: float = 1.0
-    seed: int = 0
-    save_every: int = 100
-    probe_every: int = 200
-    probe_batches: int = 4
     workers: int = 0
 
 
 @dataclass(frozen=True)
-class LoraTraining:
+class LoraTraining(Decay):
     """How `task_loras` trains one LoRA for each task.
 
     Attributes:
         count: Training tasks that get one.
         together: Tasks trained at once, in order of their rows' lengths.
-        steps: Steps of each group.
         rows: Instances of each task a step.
         lr: Learning rate (AdamW).
         clip: Largest gradient norm of one task.
     """
 
+    steps: int = 200
+    decay: float = 0.7
     count: int = 128
     together: int = 32
-    steps: int = 200
     rows: int = 8
     lr: float = 1e-3
-    warmup: int = 10
-    decay: float = 0.7
     clip: float = 1.0
     save_every: int = 50
 

@@ -121,11 +121,6 @@ def _task(row: dict[str, object], maker: RowMaker) -> Task:
     return Task(str(row["name"]), given or (whole,), whole, unseen, maker.rows(instance_pairs(row)))
 
 
-def hold_out(tasks: Sequence[Task], every: int) -> tuple[list[Task], list[Task]]:
-    """All but every `every`-th task, from the first, and those."""
-    return [task for i, task in enumerate(tasks) if i % every], list(tasks[::every])
-
-
 def meaningless_descriptions(texts: Sequence[Path], maker: RowMaker, seed: int) -> tuple[Ids, ...]:
     """Descriptions of no task: sentences of books, their words in any order, and random letters."""
     rng = random.Random(f"{seed}/meaningless")
@@ -138,6 +133,11 @@ def meaningless_descriptions(texts: Sequence[Path], maker: RowMaker, seed: int) 
         words = ["".join(rng.choices(string.ascii_lowercase, k=rng.randint(1, 10))) for _ in range(rng.randint(2, 30))]
         found.append(" ".join(words))
     return maker.descriptions(found)
+
+
+def _in_rounds(rng: random.Random, numbers: Sequence[int], wanted: int) -> list[int]:
+    """At least `wanted` of them: all in a random order, and again in another until there are enough."""
+    return [number for _ in range(-(-wanted // len(numbers))) for number in rng.sample(numbers, len(numbers))]
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class TaskDrawer:
         fitting = self._fitting[index]
         enough = [number for number, found in fitting.items() if len(found) >= rows] or list(fitting)
         wanted = count * processes
-        chosen = [number for _ in range(-(-wanted // len(enough))) for number in rng.sample(enough, len(enough))]
+        chosen = _in_rounds(rng, enough, wanted)
         places = range(process * count, (process + 1) * count)
         return self.data.buckets[index], [
             self._drawn(chosen[place], fitting[chosen[place]], rows, f"{name}/{place}") for place in places
@@ -195,10 +195,7 @@ class TaskDrawer:
         """`count` tasks of this process with a description each, and no rows."""
         name = f"{self.seed}/{self.split}/{step}"
         rng, wanted = random.Random(name), count * processes
-        all_tasks = range(len(self.tasks))
-        chosen = [
-            number for _ in range(-(-wanted // len(all_tasks))) for number in rng.sample(all_tasks, len(all_tasks))
-        ]
+        chosen = _in_rounds(rng, range(len(self.tasks)), wanted)
         places = range(process * count, (process + 1) * count)
         return [self._drawn(chosen[place], (), 0, f"{name}/{place}") for place in places]
 

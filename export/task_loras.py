@@ -12,7 +12,6 @@ one it would get alone. Groups that are done are left as they are, a stopped gro
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,24 +22,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from localhyper.base_header import read_base_info
-from localhyper.errors import ConfigError, LocalHyperError
+from localhyper.errors import ConfigError
 from localhyper.evaluate.bench_set import BENCHMARKS
 from localhyper.evaluate.task_set import read_tasks as read_evaluated
-from localhyper.export.command_line import refuse
+from localhyper.export.checkpoints import read_checkpoint
+from localhyper.export.data import hold_out
 from localhyper.export.lora_files import file_name, write_lora, write_task_adapter
 from localhyper.export.prefetch import prefetch
 from localhyper.export.prompts import read_prompt_format
-from localhyper.export.speed import fast_dtype
+from localhyper.export.run_options import add_run_options, chosen_dtype, run_command
 from localhyper.export.task_batches import IGNORED, Rows, pad_rows
 from localhyper.export.task_config import LoraTraining, TaskRecipe, load_task_recipe
-from localhyper.export.task_data import Row, RowMaker, hold_out, read_tasks
+from localhyper.export.task_data import Row, RowMaker, read_tasks
 from localhyper.export.task_hypernetwork import LoraBank
 from localhyper.export.task_objectives import TaskModel
-from localhyper.export.task_train import add_run_options, check_sizes
+from localhyper.export.task_train import check_sizes
 from localhyper.export.text_to_lora import LoraPair
 from localhyper.export.tokenizer import load_tokenizer
 from localhyper.export.torch_base import TorchBase
-from localhyper.export.training_loop import lr_factor
+from localhyper.export.training_loop import write_row
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Group:
         """Go on from the checkpoint, where there is one of the same tasks."""
         if not self.checkpoint.exists():
             return
-        state = torch.load(self.checkpoint, map_location=self.model.base.cos.device, weights_only=True)
+        state = read_checkpoint(self.checkpoint, self.model.base.cos.device)
         if state["tasks"] == [task.name for task in self.tasks]:
             self.bank.load_state_dict(state["bank"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -142,7 +142,7 @@ class Group:
     def train_step(self, rows: Rows, settings: LoraTraining) -> Tensor:
         """One step of all; the loss of each task, on the device."""
         for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * lr_factor(self.step, settings)  # type: ignore[arg-type]
+            group["lr"] = settings.lr * settings.lr_factor(self.step)
         logits = self.model.logits(rows, self.model.adapter(self.bank()))
         each = F.cross_entropy(logits, rows.gold, reduction="none", ignore_index=IGNORED) * rows.weights
         torch.autograd.backward(each.sum())
@@ -166,21 +166,13 @@ class Group:
         return {name: LoraPair(pair.a[index], pair.b[index]) for name, pair in self.bank().items()}
 
 
-def log(out: Path, row: dict[str, object]) -> None:
-    """Append a line to the curve and show it."""
-    line = json.dumps(row)
-    print(line, flush=True)
-    with (out / "curve.jsonl").open("a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
-
-
 def train_group(group: Group, settings: LoraTraining, device: torch.device, workers: int) -> None:
     """Train to the last step, from the checkpoint if there is one."""
     group.resume()
     for rows in prefetch(group.batch, group.step, settings.steps, workers):
         losses = group.train_step(rows.to(device), settings)
         if group.step % 10 == 0 or group.step == settings.steps:
-            log(group.out, {"group": group.number, "step": group.step, "loss": round(float(losses.mean()), 4)})
+            write_row(group.out, {"group": group.number, "step": group.step, "loss": round(float(losses.mean()), 4)})
         if group.step % settings.save_every == 0:
             group.save()
 
@@ -201,8 +193,7 @@ def run(options: argparse.Namespace) -> None:
         LocalHyperError: Recipe, base model or data cannot be used.
     """
     recipe, device = load_task_recipe(options.recipe), torch.device(options.device)
-    dtype = fast_dtype(options.device) if options.dtype == "auto" else getattr(torch, options.dtype)
-    base = TorchBase(options.base, dtype)
+    base = TorchBase(options.base, chosen_dtype(options))
     check_sizes(recipe.hypernetwork, base.shape)
     base = base.to(device)
     prompts = read_prompt_format(options.base, recipe.chunk_prefix)
@@ -225,24 +216,16 @@ def run(options: argparse.Namespace) -> None:
             else:
                 write_lora(options.out, task.name, pairs)
         group.checkpoint.unlink(missing_ok=True)
-        log(options.out, {"event": "written", "group": number, "loras": len(members)})
+        write_row(options.out, {"event": "written", "group": number, "loras": len(members)})
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m localhyper.export.task_loras", description=__doc__.split("\n")[0])
-    add_run_options(parser)
+    add_run_options(parser, "smollm2-135m-task-bound.toml")
     parser.add_argument("--sets", nargs="*", default=[], help="files of evaluation, inside --data; else training tasks")
     parser.add_argument("--gguf", action="store_true", help="write adapters for llama.cpp in place of safetensors")
-    options = parser.parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    try:
-        run(options)
-    except LocalHyperError as error:
-        refuse(parser, error)
-    return 0
+    return run_command(parser, argv, run)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from localhyper.atomic import atomic_path
 from localhyper.base_header import read_base_info
 from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import ConfigError, HypernetworkError
+from localhyper.export.checkpoints import read_run
 from localhyper.export.lora_files import write_task_adapter
 from localhyper.export.onnx_bundle import PARITY, Parity, describe_base
 from localhyper.export.published_bundle import export_program, round_weights, write_program
@@ -111,16 +112,14 @@ def load_task_run(recipe: TaskRecipe, run: Path) -> tuple[TaskHypernetwork | Lor
     Raises:
         ConfigError: The run has no checkpoint yet, or one of another recipe.
     """
-    path = run / "checkpoint.pt"
-    if not path.is_file():
-        raise ConfigError(f"{run} holds no checkpoint.pt", "train first, or name the folder given to --out")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_run(run)
     made = LoraBank if recipe.task.way == "multitask" else TaskHypernetwork
     net = made(recipe.hypernetwork)
     try:
         net.load_state_dict(state["hypernetwork"])
     except RuntimeError as error:
-        raise ConfigError(f"{path} does not fit the recipe: {str(error).splitlines()[-1].strip()}") from None
+        what = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"{run / 'checkpoint.pt'} does not fit the recipe: {what}") from None
     return net, {"steps": state["step"], "seconds": round(state["seconds"])}
 
 

@@ -8,47 +8,27 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from localhyper.errors import ConfigError, LocalHyperError
-from localhyper.export.command_line import refuse
+from localhyper.errors import ConfigError
+from localhyper.export.checkpoints import read_checkpoint
+from localhyper.export.data import hold_out
 from localhyper.export.prefetch import prefetch
 from localhyper.export.prompts import read_prompt_format
-from localhyper.export.speed import fast_dtype
+from localhyper.export.run_options import add_run_options, add_stop_option, chosen_dtype, run_command
 from localhyper.export.task_batches import TaskBatch, TaskBatchMaker
 from localhyper.export.task_config import TaskRecipe, load_task_recipe
-from localhyper.export.task_data import RowMaker, TaskDrawer, hold_out, meaningless_descriptions, read_tasks
+from localhyper.export.task_data import RowMaker, TaskDrawer, meaningless_descriptions, read_tasks
 from localhyper.export.task_hypernetwork import LoraBank, TaskConfig, TaskHypernetwork
 from localhyper.export.task_objectives import TaskModel, count_weights, probe_tasks
 from localhyper.export.tokenizer import load_tokenizer
 from localhyper.export.torch_base import BaseShape, TorchBase
-from localhyper.export.training_loop import StepResult, TrainingLoop, lr_factor
+from localhyper.export.training_loop import StepResult, TrainingLoop, make_optimizers
 
 NO_MATRICES = ("heads", "depth", "kind", "queries")
 DECAYED = ("heads",)
-
-
-def make_optimizers(model: nn.Module, recipe: TaskRecipe) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan 2024) on the trunk's matrices, where there is one; AdamW on heads, learned matrices and all else."""
-    run, matrices, decayed, others = recipe.run, [], [], []
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if parameter.ndim == 2 and not any(word in name for word in NO_MATRICES):
-            matrices.append(parameter)
-        elif any(word in name for word in DECAYED):
-            decayed.append(parameter)
-        else:
-            others.append(parameter)
-    groups = [{"params": decayed, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=run.adam_lr, betas=(0.9, 0.98))
-    if not matrices:
-        return [adam]
-    muon = torch.optim.Muon(matrices, lr=run.muon_lr, weight_decay=run.weight_decay, adjust_lr_fn="original")
-    return [muon, adam]
 
 
 def check_sizes(config: TaskConfig, shape: BaseShape) -> None:
@@ -88,7 +68,7 @@ class TaskRun(TrainingLoop):
         made = LoraBank if recipe.task.way == "multitask" else TaskHypernetwork
         self.core = TaskModel(base, made(recipe.hypernetwork), len(self.batches.prefix)).to(self.device)
         self.model = self.wrap(self.core, loras)
-        self.optimizers = make_optimizers(self.model, recipe)
+        self.optimizers = make_optimizers(self.model, recipe.run, NO_MATRICES, DECAYED)
         if init is not None and not self.checkpoint.exists():
             self._start_from(init)
         self.prepare()
@@ -124,23 +104,13 @@ class TaskRun(TrainingLoop):
         Raises:
             ConfigError: No checkpoint, or one of another hypernetwork.
         """
-        if not path.is_file():
-            raise ConfigError(f"checkpoint {path} is missing", "name the checkpoint.pt of an earlier run")
-        state: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
+        state = read_checkpoint(path, self.device)
         given, own = state["hypernetwork"], self.trained.state_dict()
         strange = sorted(set(given) ^ set(own)) + [k for k in given if k in own and own[k].shape != given[k].shape]
         if strange:
             raise ConfigError(f"checkpoint {path} has {strange[0]}, which does not fit this recipe's hypernetwork")
         self.trained.load_state_dict(given)
         self.log({"event": "started from", "run": path.parent.name, "step": state["step"]})
-
-    def set_rates(self) -> None:
-        """Learning rates of this step."""
-        factor = lr_factor(self.step, self.schedule)
-        for optimizer in self.optimizers:
-            rate = self.recipe.run.muon_lr if isinstance(optimizer, torch.optim.Muon) else self.recipe.run.adam_lr
-            for group in optimizer.param_groups:
-                group["lr"] = rate * factor
 
     def begin(self, first: int, last: int) -> None:
         """Have the batches of these steps made."""
@@ -178,7 +148,7 @@ def start(options: argparse.Namespace) -> None:
         LocalHyperError: Recipe, base model or data cannot be used.
     """
     recipe = load_task_recipe(options.recipe)
-    dtype = fast_dtype(options.device) if options.dtype == "auto" else getattr(torch, options.dtype)
+    dtype = chosen_dtype(options)
     kind = TaskRun
     if recipe.task.way == "reconstruction":
         from localhyper.export.task_reconstruct import ReconstructionRun
@@ -188,40 +158,14 @@ def start(options: argparse.Namespace) -> None:
     kind(*given).train(options.stop_at)
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """What all training commands take."""
-    parser.add_argument("recipe", type=Path, help="TOML recipe, e.g. export/recipes/smollm2-135m-task.toml")
-    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--data", type=Path, required=True, help="folder the recipe's files are relative to")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of this run; an interrupted run goes on from it"
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "bfloat16", "float32"),
-        default="auto",
-        help="precision of the base model; auto: bfloat16 where the device multiplies in it, else float32",
-    )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = PyTorch's choice")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Command line of the training run."""
     parser = argparse.ArgumentParser(prog="localhyper train", description="Train a task hypernetwork")
-    add_run_options(parser)
+    add_run_options(parser, "smollm2-135m-task.toml")
     parser.add_argument("--init", type=Path, help="checkpoint.pt of an earlier run to start from")
     parser.add_argument("--loras", type=Path, help="folder of task_loras, for reconstruction")
-    parser.add_argument("--stop-at", type=int, default=0, metavar="STEP", help="end after this step, to go on later")
-    options = parser.parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    try:
-        start(options)
-    except LocalHyperError as error:
-        refuse(parser, error)
-    return 0
+    add_stop_option(parser)
+    return run_command(parser, argv, start)
 
 
 if __name__ == "__main__":

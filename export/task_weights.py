@@ -1,4 +1,4 @@
-"""The weights of a task run alone, in pieces of bounded size, to carry them from the machine they were trained on.
+"""The weights of a run alone, in pieces of bounded size, to carry them from the machine they were trained on.
 
     python -m localhyper.export.task_weights RUN --out DIR --mib 15
     cat DIR/weights.* > RUN/checkpoint.pt   # there, beside RUN/curve.jsonl, for `localhyper export`
@@ -16,14 +16,21 @@ from pathlib import Path
 import torch
 
 from localhyper.atomic import write_bytes_atomic
+from localhyper.errors import LocalHyperError
+from localhyper.export.checkpoints import read_run
+from localhyper.export.command_line import refuse
 
 MIB = 2**20
 HALF_ABOVE = 4096  # as in a bundle
 
 
-def pack(checkpoint: Path) -> bytes:
-    """Step, seconds and weights of a checkpoint."""
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+def pack(run: Path) -> bytes:
+    """Step, seconds and weights of a run's checkpoint.
+
+    Raises:
+        ConfigError: The run has none.
+    """
+    state = read_run(run)
     weights = {
         name: value.half() if value.numel() >= HALF_ABOVE else value for name, value in state["hypernetwork"].items()
     }
@@ -42,7 +49,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--mib", type=int, default=15, help="largest piece")
     options = parser.parse_args(argv)
     options.out.mkdir(parents=True, exist_ok=True)
-    data, size = pack(options.run / "checkpoint.pt"), options.mib * MIB
+    try:
+        data, size = pack(options.run), options.mib * MIB
+    except LocalHyperError as error:
+        refuse(parser, error)
     for number, start in enumerate(range(0, len(data), size)):
         write_bytes_atomic(options.out / f"weights.{number:02}", data[start : start + size])
     return 0

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from localhyper.errors import ConfigError, LocalHyperError
+from localhyper.errors import ConfigError
 from localhyper.export.batches import Batch, Collator
-from localhyper.export.command_line import refuse
+from localhyper.export.checkpoints import read_checkpoint
 from localhyper.export.data import Corpus, ExampleMaker, Mixture, load_corpus
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.metric import low_rank, second_moments
@@ -35,7 +35,7 @@ from localhyper.export.objectives import (
 from localhyper.export.perceiver import PerceiverHypernetwork
 from localhyper.export.prefetch import prefetch
 from localhyper.export.prompts import read_prompt_format
-from localhyper.export.speed import fast_dtype
+from localhyper.export.run_options import add_run_options, add_stop_option, chosen_dtype, run_command
 from localhyper.export.surround import FillerBank
 from localhyper.export.tokenizer import load_tokenizer
 from localhyper.export.torch_base import TorchBase
@@ -174,11 +174,8 @@ class Run(TrainingLoop):
         Raises:
             ConfigError: It is missing, or of another kind than the recipe's.
         """
-        if not path.is_file():
-            raise ConfigError(f"checkpoint {path} is missing", "name the checkpoint.pt of an earlier run, or a bundle")
-        if path.suffix != ".onnx":
-            held: dict[str, Any] = torch.load(path, map_location=self.device, weights_only=True)
-            return held
+        if path.suffix != ".onnx" or not path.is_file():
+            return read_checkpoint(path, self.device, or_bundle=True)
         if self.recipe.perceiver is not None:
             raise ConfigError(f"{path} holds an association hypernetwork, the recipe asks for a Perceiver")
         from localhyper.export.bundle_weights import read_bundle_weights
@@ -250,44 +247,25 @@ class Run(TrainingLoop):
         return row
 
 
+def start(options: argparse.Namespace) -> None:
+    """Train as the recipe says.
+
+    Raises:
+        LocalHyperError: Recipe, base model or data cannot be used.
+    """
+    recipe, dtype = load_recipe(options.recipe), chosen_dtype(options)
+    run = Run(recipe, options.base, options.data, options.out, options.device, dtype, options.init, options.workers)
+    run.train(options.stop_at)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Command line of the training run."""
     parser = argparse.ArgumentParser(prog="localhyper train", description="Meta-train a document hypernetwork")
-    parser.add_argument("recipe", type=Path, help="TOML recipe, e.g. export/recipes/smollm2-135m-document.toml")
-    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--data", type=Path, required=True, help="folder the recipe's files are relative to")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of this run; an interrupted run goes on from it"
-    )
+    add_run_options(parser, "smollm2-135m-document.toml")
     parser.add_argument("--init", type=Path, help="checkpoint.pt of an earlier run, or a bundle, to start from")
-    parser.add_argument(
-        "--stop-at",
-        type=int,
-        default=0,
-        metavar="STEP",
-        help="end after this step; the same command without it goes on",
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--dtype",
-        choices=("auto", "bfloat16", "float32"),
-        default="auto",
-        help="precision of the base model; auto: bfloat16 where the device multiplies in it, else float32",
-    )
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = PyTorch's choice")
+    add_stop_option(parser)
     parser.add_argument("--workers", type=int, default=0, help="processes that make batches ahead; worth it with a GPU")
-    options = parser.parse_args(argv)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
-    try:
-        recipe = load_recipe(options.recipe)
-        dtype = fast_dtype(options.device) if options.dtype == "auto" else getattr(torch, options.dtype)
-        run = Run(recipe, options.base, options.data, options.out, options.device, dtype, options.init, options.workers)
-        run.train(options.stop_at)
-    except LocalHyperError as error:
-        refuse(parser, error)
-    return 0
+    return run_command(parser, argv, start)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from localhyper.export.data import Mixture
 from localhyper.export.hypernetwork import AssociationConfig
 from localhyper.export.objectives import LossWeights
 from localhyper.export.perceiver import PerceiverConfig
+from localhyper.export.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -46,39 +47,24 @@ class SurroundConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Steps, batch shape, optimizer and what to write when.
+class RunConfig(Schedule):
+    """Schedule, and the shape of a batch.
 
     Attributes:
         documents: Documents a step and process.
         rows: Questions a document.
-        muon_lr: Learning rate of the weight matrices (Muon).
-        adam_lr: Learning rate of everything else (AdamW).
         cache_gb: Memory for activations of documents that come again (reading sets over several epochs).
         max_chunks: A document's adapter is the sum of 1 to this many chunks, the others of other documents.
         unrelated_every: The unrelated-question objective is in every n-th step.
-        weight_decay: Of the weight matrices, decoupled.
-        warmup: Steps of linear warm-up; then constant, then linear decay over the last `decay` share of steps.
     """
 
-    steps: int = 1000
     documents: int = 8
     rows: int = 4
     max_row: int = 112
     bucket: int = 32
-    muon_lr: float = 5e-3
-    adam_lr: float = 1e-3
     cache_gb: float = 0.0
     max_chunks: int = 1
     unrelated_every: int = 1
-    warmup: int = 10
-    decay: float = 0.4
-    weight_decay: float = 0.0
-    clip: float = 4.0
-    seed: int = 0
-    save_every: int = 25
-    probe_every: int = 50
-    probe_batches: int = 4
     moment_tokens: int = 16384
 
 

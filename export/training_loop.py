@@ -14,13 +14,14 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
+from localhyper.export.schedule import Schedule
 from localhyper.export.speed import count_flops, matmul_peak
 
 
@@ -41,77 +42,38 @@ class StepResult:
     facts: Mapping[str, float]
 
 
-class Schedule(Protocol):
-    """The fields of `RunConfig` that the loop reads."""
-
-    @property
-    def steps(self) -> int:
-        """Steps of the whole run."""
-        ...
-
-    @property
-    def warmup(self) -> int:
-        """Steps of linear warm-up."""
-        ...
-
-    @property
-    def decay(self) -> float:
-        """Share of steps in which the learning rates fall."""
-        ...
-
-    @property
-    def muon_lr(self) -> float:
-        """Learning rate of weight matrices."""
-        ...
-
-    @property
-    def adam_lr(self) -> float:
-        """Learning rate of everything else."""
-        ...
-
-    @property
-    def weight_decay(self) -> float:
-        """Of weight matrices, decoupled."""
-        ...
-
-    @property
-    def clip(self) -> float:
-        """Largest gradient norm."""
-        ...
-
-    @property
-    def save_every(self) -> int:
-        """Steps between checkpoints."""
-        ...
-
-    @property
-    def probe_every(self) -> int:
-        """Steps between held-out figures."""
-        ...
-
-
-def make_optimizers(model: nn.Module, run: Schedule, no_matrices: Sequence[str] = ()) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan 2024) on weight matrices, AdamW on all else.
+def make_optimizers(
+    model: nn.Module, run: Schedule, no_matrices: Sequence[str] = (), decayed: Sequence[str] = ()
+) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan 2024) on weight matrices, where there are any, AdamW on all else.
 
     A matrix with a word of `no_matrices` in its name counts as all else: embeddings, gates and keys don't stand
-    between two activations, which is what Muon is for.
+    between two activations, which is what Muon is for. Of all else, what has a word of `decayed` in its name decays.
     """
     matrices: list[nn.Parameter] = []
+    shrinking: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        inner = parameter.ndim == 2 and not any(part in name for part in no_matrices)
-        (matrices if inner else others).append(parameter)
+        if parameter.ndim == 2 and not any(part in name for part in no_matrices):
+            matrices.append(parameter)
+        else:
+            (shrinking if any(part in name for part in decayed) else others).append(parameter)
+    groups = [{"params": shrinking, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=run.adam_lr, betas=(0.9, 0.98))
+    if not matrices:
+        return [adam]
     muon = torch.optim.Muon(matrices, lr=run.muon_lr, weight_decay=run.weight_decay, adjust_lr_fn="original")
-    return [muon, torch.optim.AdamW(others, lr=run.adam_lr, betas=(0.9, 0.98), weight_decay=0.0)]
+    return [muon, adam]
 
 
-def lr_factor(step: int, run: Schedule) -> float:
-    """Warm-up, constant, linear decay to a twentieth."""
-    start = run.steps * (1 - run.decay)
-    late = max(0.0, (step - start) / max(1.0, run.steps - start))
-    return min(1.0, (step + 1) / max(1, run.warmup)) * (1 - 0.95 * min(1.0, late))
+def write_row(out: Path, row: Mapping[str, object]) -> None:
+    """Append a line to a run's curve and show it."""
+    line = json.dumps(row)
+    print(line, flush=True)
+    with (out / "curve.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
 
 
 def device_name(device: torch.device) -> str:
@@ -212,15 +174,13 @@ class TrainingLoop:
     def log(self, row: Mapping[str, object]) -> None:
         """Append a line to the curve and show it."""
         if self.accelerator.is_main_process:
-            line = json.dumps(row)
-            print(line, flush=True)
-            with (self.out / "curve.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(line + "\n")
+            write_row(self.out, row)
 
     def set_rates(self) -> None:
         """Learning rates of this step."""
-        factor = lr_factor(self.step, self.schedule)
-        for optimizer, rate in zip(self.optimizers, (self.schedule.muon_lr, self.schedule.adam_lr), strict=True):
+        factor = self.schedule.lr_factor(self.step)
+        for optimizer in self.optimizers:
+            rate = self.schedule.muon_lr if isinstance(optimizer, torch.optim.Muon) else self.schedule.adam_lr
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
 

@@ -11,16 +11,15 @@ from textual import events
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.message import Message
-from textual.widgets import TextArea
 
 from .path_completion import Candidate, PathCompletion
-from .words import dropped_paths, visible
+from .writing_box import WritingBox
 
 _MENTION = re.compile(r"(?:^|(?<=\s))@(\S*)$")
 _SUBTITLE = "enter send, shift+enter or ctrl+j new line, @ file"
 
 
-class Prompt(TextArea):
+class Prompt(WritingBox):
     """A text area that grows with its text and posts `Sent`, `Recall` and `Dropped`."""
 
     DEFAULT_CSS = """
@@ -80,16 +79,8 @@ class Prompt(TextArea):
         self.border_subtitle = _SUBTITLE
 
     def action_send(self) -> None:
-        """Post the text and clear the box.
-
-        Priority bindings run ahead of keys that wait in this widget's queue, so both actions queue up behind them:
-        else fast typing loses its last letters, or the whole question, on a busy machine.
-        """
+        """Post the text and clear the box."""
         self.call_later(self._send)
-
-    def action_newline(self) -> None:
-        """Insert a line break at the cursor."""
-        self.call_later(self._break_line)
 
     def put_back(self, text: str) -> None:
         """Show a question again that could not be asked, before what was typed since."""
@@ -120,10 +111,6 @@ class Prompt(TextArea):
         elif text := self.text.strip():
             self.clear()
             self.post_message(self.Sent(text))
-
-    def _break_line(self) -> None:
-        self.insert("\n")
-        self.scroll_cursor_visible()
 
     # Earlier questions
 
@@ -188,13 +175,6 @@ class Prompt(TextArea):
         else:
             self.replace(f"@{candidate.text}", begin, (row, column))
 
-    async def _on_paste(self, event: events.Paste) -> None:
-        """Files dropped on the terminal arrive as a pasted path: attach them, the words are no question."""
-        if paths := dropped_paths(event.text):
-            event.stop()
-            event.prevent_default()
-            self.post_message(self.Dropped(paths, event.text))
-        elif (text := visible(event.text.replace("\r\n", "\n").replace("\r", "\n"))) != event.text:
-            event.stop()
-            event.prevent_default()
-            self.insert(text)
+    def take_files(self, paths: tuple[Path, ...], text: str) -> None:
+        """Attach them; the words are no question."""
+        self.post_message(self.Dropped(paths, text))

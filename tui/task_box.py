@@ -6,15 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
-from textual.widgets import TextArea
 
-from .words import dropped_paths, visible
+from .writing_box import WritingBox
 
 
-class TaskBox(TextArea):
+class TaskBox(WritingBox):
     """A text area with the keys of the question box."""
 
     DEFAULT_CSS = """
@@ -57,26 +55,9 @@ class TaskBox(TextArea):
         self.border_subtitle = "enter make, shift+enter or ctrl+j new line"
 
     def action_done(self) -> None:
-        """Queue up behind the letters that were typed before, as in the question box."""
+        """Say that the description is complete."""
         self.call_later(self.post_message, self.Done())
 
-    def action_newline(self) -> None:
-        """Insert a line break at the cursor."""
-        self.call_later(self._break_line)
-
-    def _break_line(self) -> None:
-        self.insert("\n")
-        self.scroll_cursor_visible()
-
-    async def _on_paste(self, event: events.Paste) -> None:
-        """A file dropped on the terminal arrives as a pasted path; a pasted text must not steer the terminal."""
-        if paths := dropped_paths(event.text):
-            event.stop()
-            event.prevent_default()
-            self.post_message(self.Dropped(paths[0]))
-            return
-        text = visible(event.text.replace("\r\n", "\n").replace("\r", "\n"))
-        if text != event.text:
-            event.stop()
-            event.prevent_default()
-            self.insert(text)
+    def take_files(self, paths: tuple[Path, ...], text: str) -> None:
+        """The description stands in the first of them."""
+        self.post_message(self.Dropped(paths[0]))

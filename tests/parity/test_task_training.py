@@ -17,11 +17,12 @@ pytest.importorskip("accelerate", reason="accelerate is in the [train] extra")
 
 from localhyper.engine import Activations  # noqa: E402
 from localhyper.export import start as start_training  # noqa: E402
+from localhyper.export.data import hold_out  # noqa: E402
 from localhyper.export.lora_files import read_lora  # noqa: E402
 from localhyper.export.prompts import read_prompt_format  # noqa: E402
 from localhyper.export.task_batches import IGNORED, TaskBatchMaker, pad_rows  # noqa: E402
 from localhyper.export.task_config import TaskRecipe, load_task_recipe  # noqa: E402
-from localhyper.export.task_data import RowMaker, TaskDrawer, hold_out, read_tasks  # noqa: E402
+from localhyper.export.task_data import RowMaker, TaskDrawer, read_tasks  # noqa: E402
 from localhyper.export.task_hypernetwork import TaskHypernetwork  # noqa: E402
 from localhyper.export.task_loras import Group, Taught  # noqa: E402
 from localhyper.export.task_loras import main as train_loras  # noqa: E402

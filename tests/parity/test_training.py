@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +32,7 @@ from localhyper.export.train import Run  # noqa: E402
 from localhyper.export.train_config import load_recipe  # noqa: E402
 from localhyper.lora import LoraTarget, LoraWeights, Metric, merge  # noqa: E402
 from localhyper.whitening import add_inputs, whiten  # noqa: E402
+from tests.parity.training_process import CHILD_SECONDS, Start, curve, finish, flat_tensors, kill_after_step, started  # noqa: E402
 from tests.tiny_gguf import TinySpec, write_tiny_gguf  # noqa: E402
 
 pytestmark = [pytest.mark.torch]
@@ -44,7 +40,6 @@ pytestmark = [pytest.mark.torch]
 SPEC = TinySpec(blocks=4, hidden=32, ffn=48)
 PREFIX = "<|im_start|>user\n"
 STEPS, SAVE_EVERY = 40, 3  # steps enough that a run is surely killed before its end
-CHILD_SECONDS = 240
 RECIPE = """
 [hypernetwork]
 hidden = 32
@@ -148,50 +143,10 @@ def train_command(ground: Path, recipe: str, out: Path) -> list[str]:
     return ["localhyper.export.train", *where, "--device", "cpu", "--dtype", "float32", "--threads", "1"]
 
 
-Process = subprocess.Popen[str]
-Start = Callable[[list[str], Path], Process]
-
-
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts a Python module in a process group of its own; no group outlives the test or pytest's time limit."""
-    groups: list[Process] = []
-
-    def begin(arguments: list[str], log: Path) -> Process:
-        command, environment = [sys.executable, "-m", *arguments], os.environ | {"OMP_NUM_THREADS": "1"}
-        with log.open("w", encoding="utf-8") as errors:
-            options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": errors, "start_new_session": True}
-            groups.append(subprocess.Popen(command, text=True, env=environment, **options))
-        return groups[-1]
-
-    def end() -> None:
-        for process in groups:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-    watch = threading.Timer(CHILD_SECONDS, end)
-    watch.start()
-    yield begin
-    watch.cancel()
-    end()
-    for process in groups:
-        process.communicate()
-
-
-def finish(process: Process, log: Path) -> str:
-    out, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, log.read_text(encoding="utf-8")[-3000:]
-    return out
-
-
-def kill_after_step(process: Process, step: int) -> None:
-    """SIGKILL as soon as the run has reported `step`."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line).get("step") == step:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=60)
+    with started() as begin:
+        yield begin
 
 
 def load(out: Path) -> dict[str, Any]:
@@ -201,20 +156,7 @@ def load(out: Path) -> dict[str, Any]:
 
 def answers(out: Path) -> dict[int, float]:
     """Training loss of each step; the last report of a step counts."""
-    rows = map(json.loads, (out / "curve.jsonl").read_text(encoding="utf-8").splitlines())
-    return {row["step"]: row["answer"] for row in rows if "answer" in row}
-
-
-def flat_tensors(value: object, where: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors of a nested state, with their places."""
-    if isinstance(value, Tensor):
-        yield where, value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from flat_tensors(inner, f"{where}/{key}")
-    elif isinstance(value, (list, tuple)):
-        for index, inner in enumerate(value):
-            yield from flat_tensors(inner, f"{where}/{index}")
+    return {row["step"]: row["answer"] for row in curve(out) if "answer" in row}
 
 
 @pytest.mark.slow
@@ -251,12 +193,9 @@ def test_two_processes_do_the_step_of_one(ground: Path, tmp_path: Path, start: S
     launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     finish(start([*launcher, *train_command(ground, "pair.toml", pair)], tmp_path / "pair.log"), tmp_path / "pair.log")
     finish(start(train_command(ground, "single.toml", single), tmp_path / "one.log"), tmp_path / "one.log")
-    curves = [
-        [json.loads(line) for line in (out / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
-        for out in (pair, single)
-    ]
-    assert [curve[0]["processes"] for curve in curves] == [2, 1]
-    steps = [next(row for row in curve if "seconds" in row) for curve in curves]
+    curves = [curve(out) for out in (pair, single)]
+    assert [rows[0]["processes"] for rows in curves] == [2, 1]
+    steps = [next(row for row in rows if "seconds" in row) for rows in curves]
     for figure in ("answer", "unrelated", "teacher"):
         assert steps[0][figure] == pytest.approx(steps[1][figure], rel=1e-3, abs=2e-4), figure
     assert steps[0]["answer"] > 0 and steps[0]["unrelated"] > 0

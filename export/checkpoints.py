@@ -1,0 +1,35 @@
+"""Reading what training runs write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from localhyper.errors import ConfigError
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu", *, or_bundle: bool = False) -> dict[str, Any]:
+    """A `checkpoint.pt`: tensors and plain values only, whoever made it; `or_bundle`: a bundle would have done, too.
+
+    Raises:
+        ConfigError: It is missing.
+    """
+    if not path.is_file():
+        hint = "name the checkpoint.pt of an earlier run" + (", or a bundle" if or_bundle else "")
+        raise ConfigError(f"checkpoint {path} is missing", hint)
+    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    return state
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """The newest state of a run's folder.
+
+    Raises:
+        ConfigError: It has none yet.
+    """
+    path = run / "checkpoint.pt"
+    if not path.is_file():
+        raise ConfigError(f"{run} holds no checkpoint.pt", "train first, or name the folder given to --out")
+    return read_checkpoint(path)
