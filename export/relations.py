@@ -1,7 +1,8 @@
 """Invented facts of many kinds for training: the forms of `relations.toml` filled with invented words.
 
 Names are made of syllables, so there are far more of them than a run can see; a checksum says which are held out for
-tests. Knows no tokens and no documents; `data` puts the facts into text.
+tests. Knows no tokens and no documents; `data` puts the facts into text, `relation_words` has the words and
+numbers.
 """
 
 from __future__ import annotations
@@ -10,57 +11,32 @@ import random
 import string
 import tomllib
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from localhyper.evaluate.facts import FIRST_NAMES, NOUNS, Fact, Split, pool
+from localhyper.export.relation_words import (
+    APPLIANCES,
+    CLUBS,
+    COMPANY_ENDS,
+    DISHES,
+    NUMBERS,
+    SMALL,
+    SPECIES,
+    STREET_ENDS,
+    TEAMS,
+    TOWN_ENDS,
+    WORDS,
+    Draw,
+    one_of,
+)
 
 ONSETS = "b br d dr f fr g gr h j k kl kr l m n p pr r s sk st t tr v w z".split()
 VOWELS = "a a e e i o o u ei au".split()
 CODAS = " l n r s m nd rk ld th st".split(" ")
-TOWN_ENDS = "holm ford vik by stad ton ville berg field mouth haven dale".split()
-COMPANY_ENDS = "Works|Brothers|Limited|Foods|Textiles|Shipping|and Sons|Instruments|Paper|Glass".split("|")
-ROOMS = """boiler room|wine cellar|server room|music room|reading room|attic|tool shed|map room|cloakroom|sick room|
-common room|dark room|garage|pump room|projection room|laundry""".replace("\n", "").split("|")
-PLACES = """library|town hall|bakery|museum|swimming pool|post office|mill|theatre|hospital|observatory|market hall|
-railway station|guest house|school|brewery|art gallery|pharmacy|boat club|chapel|botanical garden""".replace(
-    "\n", ""
-).split("|")
-ITEMS = """books|lamps|chairs|paintings|bottles|seats|boxes|coins|beds|tools|letters|photographs|bicycles|
-clocks""".replace("\n", "").split("|")
-ROLES = """mayor|head cook|librarian|caretaker|treasurer|night nurse|conductor|head teacher|chief engineer|gardener|
-coach|secretary|landlord|editor|stage manager|supervisor""".replace("\n", "").split("|")
-JOBS = """baker|surgeon|carpenter|translator|plumber|photographer|pilot|beekeeper|tailor|geologist|piano tuner|
-locksmith|vet|diver|notary|glassblower""".replace("\n", "").split("|")
-VEHICLES = """ferry|fire engine|research ship|sailing boat|cargo train|rescue helicopter|airship|ice breaker|
-hospital ship|mail van|snow plough|submarine""".replace("\n", "").split("|")
-ANIMALS = """grey cat|old dog|parrot|white horse|goat|school hamster|tortoise|donkey|goose|pony|guard dog|
-raven""".replace("\n", "").split("|")
-OBJECTS = """coffee machine|spare key|first aid kit|ladder|projector|green suitcase|lawn mower|printer|fire bell|
-sewing machine|rowing boat|piano|tent|wheelbarrow|delivery van|generator""".replace("\n", "").split("|")
-TICKETS = """day ticket|season ticket|guided tour|haircut|bowl of soup|parking permit|swimming lesson|
-library card|bus ticket|cup of tea""".replace("\n", "").split("|")
-EVENTS = """summer fair|chess tournament|spring concert|flower show|boat race|evening course|film festival|
-staff meeting|book fair|marathon|training camp|harvest festival|annual meeting""".replace("\n", "").split("|")
-PAPERS = """rental agreement|insurance policy|supply contract|work permit|peace treaty|employment contract|warranty|
-loan agreement|building permit|fishing licence""".replace("\n", "").split("|")
-PRODUCTS = """blue cheese|woollen socks|garden chairs|plum cake|violins|olive oil|rye bread|candles|fishing nets|
-honey|leather gloves|kites|smoked trout|pencils|toy trains|mustard|silk scarves|walnuts""".replace("\n", "").split("|")
-SPOTS = """behind the stove|under the stairs|in the top drawer|beside the fuse box|on the upper shelf|in the hall
-cupboard|next to the sink|below the window|in the cellar|behind the curtain|under the work bench""".replace(
-    "\n", " "
-).split("|")
-COLOURS = "red blue green yellow white black brown orange purple grey silver pink".split()
-REASONS = """heavy rain|a power cut|a strike|the flu|a lack of money|a broken pipe|thick fog|a bomb scare|high winds|
-a missing permit|snow on the tracks""".replace("\n", "").split("|")
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
-SMALL = "two three four five six seven eight nine ten twelve fourteen".split()
+COLOURS = WORDS["colour"]
 HARD = 0.3  # share of further facts of the kind of the one before: only their names tell them apart
-
-Draw = Callable[[random.Random, Split], str]
 
 
 @dataclass(frozen=True)
@@ -108,79 +84,61 @@ def _title(rng: random.Random, split: Split) -> str:
     return " ".join(words)
 
 
-def _number(rng: random.Random, split: Split) -> str:
-    digits = rng.choice((3, 4, 4, 4, 5))
-    return str(rng.randrange(10 ** (digits - 1), 10**digits))
+def _made(ends: str, *forms: str) -> Draw:
+    """An invented word with one of the ends (between bars) in one of the forms."""
+    return lambda rng, split: rng.choice(forms).format(_invented(rng, split, ends.split("|")))
 
 
-def _count(rng: random.Random, split: Split) -> str:
-    number = int(10 ** rng.uniform(1, 4.5))
-    return f"{number:,}" if number > 9999 or rng.random() < 0.2 else str(number)
+def _after(words: list[str], ends: str = "|a|o") -> Draw:
+    """An invented name before one of the words."""
+    return _made(ends, *(f"{{}} {word}" for word in words))
 
 
-def _price(rng: random.Random, split: Split) -> str:
-    unit = rng.choice((" euros", " dollars", " crowns", " francs"))
-    return f"{rng.randrange(2, 990)}{unit}" if rng.random() < 0.6 else f"${rng.randrange(2, 90)}.{rng.randrange(10)}0"
+def _email(rng: random.Random, split: Split) -> str:
+    name = _invented(rng, split, ["", "a", "o"]).lower()
+    return f"{rng.choice(('info', 'post', 'office', 'service', 'mail'))}@{name}.{rng.choice(('com', 'org', 'net'))}"
 
 
-def _time(rng: random.Random, split: Split) -> str:
-    minute = rng.choice((0, 15, 20, 30, 40, 45, 50))
-    return f"{rng.randrange(1, 24)}:{minute:02d}" if rng.random() < 0.6 else f"{rng.randrange(1, 12)} o'clock"
+SURNAME = "|a|sen|er|berg|ski"
+_street = _after(STREET_ENDS, "|er|a")
 
-
-def _date(rng: random.Random, split: Split) -> str:
-    day, month = rng.randrange(1, 29), rng.choice(MONTHS)
-    return f"{day} {month}" if rng.random() < 0.5 else f"{month} {day}"
-
-
-def _measure(rng: random.Random, split: Split) -> str:
-    return f"{rng.randrange(2, 400)} {rng.choice(('metres', 'miles', 'feet', 'kilometres'))}"
-
-
-def _model(rng: random.Random, split: Split) -> str:
-    letters = "".join(rng.choices(string.ascii_uppercase, k=2))
-    return f"{letters}-{rng.randrange(10, 1000)}"
-
-
-def _one_of(words: list[str]) -> Draw:
-    return lambda rng, split: rng.choice(words)
-
-
-KINDS: dict[str, Draw] = {
-    "person": _person,
-    "given": lambda rng, split: _invented(rng, split, ["", "o", "y", "a"]),
-    "town": lambda rng, split: _invented(rng, split, TOWN_ENDS),
-    "river": lambda rng, split: _invented(rng, split, ["", "a", "e"]),
-    "company": lambda rng, split: f"{_invented(rng, split, ['', 'a', 'o'])} {rng.choice(COMPANY_ENDS)}",
-    "title": _title,
-    "word": lambda rng, split: rng.choice(pool(NOUNS, split)),
-    "number": _number,
-    "count": _count,
-    "year": lambda rng, split: str(rng.randrange(1650, 2026)),
-    "age": lambda rng, split: str(rng.randrange(6, 100)),
-    "price": _price,
-    "time": _time,
-    "date": _date,
-    "day": _one_of(DAYS),
-    "duration": lambda rng, split: f"{rng.choice(SMALL)} {rng.choice(('days', 'weeks', 'months', 'hours', 'years'))}",
-    "measure": _measure,
-    "model": _model,
-    "colour": _one_of(COLOURS),
-    "spot": _one_of(SPOTS),
-    "reason": _one_of(REASONS),
-    "product": _one_of(PRODUCTS),
-    "job": _one_of(JOBS),
-    "room": _one_of(ROOMS),
-    "place": _one_of(PLACES),
-    "items": _one_of(ITEMS),
-    "role": _one_of(ROLES),
-    "vehicle": _one_of(VEHICLES),
-    "animal": _one_of(ANIMALS),
-    "object": _one_of(OBJECTS),
-    "ticket": _one_of(TICKETS),
-    "event": _one_of(EVENTS),
-    "paper": _one_of(PAPERS),
-}
+KINDS: dict[str, Draw] = (
+    {kind: one_of(words) for kind, words in WORDS.items()}
+    | NUMBERS
+    | {
+        "person": _person,
+        "given": lambda rng, split: _invented(rng, split, ["", "o", "y", "a"]),
+        "town": lambda rng, split: _invented(rng, split, TOWN_ENDS),
+        "river": lambda rng, split: _invented(rng, split, ["", "a", "e"]),
+        "company": lambda rng, split: f"{_invented(rng, split, ['', 'a', 'o'])} {rng.choice(COMPANY_ENDS)}",
+        "title": _title,
+        "word": lambda rng, split: rng.choice(pool(NOUNS, split)),
+        "email": _email,
+        "surname": _made(SURNAME, "{}"),
+        "doctor": _made(SURNAME, "Dr {}"),
+        "teacher": _made(SURNAME, "Mr {}", "Ms {}", "Mrs {}"),
+        "monarch": _made("|a|o", "King {} I", "King {} II", "King {} III", "Queen {} I", "Queen {} II", "Prince {} IV"),
+        "street": _street,
+        "address": lambda rng, split: f"{rng.randrange(1, 180)} {_street(rng, split)}",
+        "flat": lambda rng, split: f"flat {rng.randrange(1, 90)} in {_street(rng, split)}",
+        "device": _after(APPLIANCES),
+        "species": _after(SPECIES, "|a|i"),
+        "club": lambda rng, split: f"{_invented(rng, split, TOWN_ENDS)} {rng.choice(CLUBS)}",
+        "team": _after(TEAMS, "|".join(TOWN_ENDS)),
+        "opponent": _after(TEAMS, "|".join(TOWN_ENDS)),
+        "dish": _after(DISHES, "|y|er"),
+        "drug": _made("ol|ine|amide|ex|ium|an|in", "{}"),
+        "mineral": _made("ite|ium|ine", "{}"),
+        "mountain": _made("|a|horn", "Mount {}"),
+        "lake": _made("|a|en", "Lake {}"),
+        "island": _made("ey|sund|oy|land", "{}"),
+        "hotel": _made("|a|hof|ia", "Hotel {}", "Pension {}", "{} Inn", "{} Lodge"),
+        "software": _made("ly|base|desk|mail|soft|io", "{}"),
+        "language": _made("ish|ian|ese", "{}"),
+        "journal": _made("|a|o", "the {} Review", "the {} Journal", "Annals of {}", "{} Letters", "the {} Bulletin"),
+        "prize": _made(SURNAME, "the {} Prize", "the {} Medal", "the {} Award", "the Order of {}"),
+    }
+)
 
 
 @cache
