@@ -74,6 +74,7 @@ def test_it_holds_the_data(wheel: Path) -> None:
     for folder, pattern in (("localhyper/bundles", "*.onnx"), ("localhyper/samples", "*")):
         expected |= {f"{folder}/{file.name}" for file in (REPOSITORY / folder).glob(pattern) if file.is_file()}
     expected |= {f"localhyper/tui/{file.name}" for file in (REPOSITORY / "tui").glob("*.tcss")}
+    expected |= {f"localhyper/export/{file.name}" for file in (REPOSITORY / "export").glob("*.toml")}
     expected |= {f"localhyper/export/recipes/{file.name}" for file in (REPOSITORY / "export/recipes").glob("*.toml")}
     assert expected <= names
     assert any(name.endswith("LICENSE") for name in names)
