@@ -11,8 +11,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from localhyper.export.data import Example, Pair, pick_pairs
+from localhyper.export.data import pick_pairs
 from localhyper.export.prompts import PromptFormat
+from localhyper.export.texts import Example, Pair
 
 SHORTEST_ANSWER = 8  # tokens of a row that an overlong question must leave to the answer
 

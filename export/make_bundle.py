@@ -47,7 +47,7 @@ def make_card(recipe: Recipe, run: Path, facts: dict[str, Any]) -> dict[str, Any
             "reading": list(recipe.data.reading),
             "filler": list(recipe.data.texts),
             "unrelated": [*recipe.data.instructions, *recipe.data.replies],
-            "shares": {k: getattr(recipe.mixture, k) for k in ("facts", "relations", "reading", "continuation")},
+            "shares": recipe.mixture.shares,
         },
         "documents": facts["steps"] * recipe.run.documents,
         "device": environment.get("device", "unknown"),

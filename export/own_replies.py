@@ -26,7 +26,7 @@ from localhyper.atomic import write_bytes_atomic
 from localhyper.engine import EngineConfig
 from localhyper.errors import LocalHyperError
 from localhyper.export.command_line import refuse
-from localhyper.export.data import read_instructions
+from localhyper.export.data_files import read_instructions
 from localhyper.progress import CancelToken
 
 PLACE = re.compile(r"{(\w+)}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from localhyper.errors import ConfigError
-from localhyper.export.data import read_rows, read_sentences
+from localhyper.export.data_files import read_rows, read_sentences
 from localhyper.export.prompts import PromptFormat
 from localhyper.export.task_config import TaskDataConfig
 

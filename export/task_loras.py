@@ -26,7 +26,7 @@ from localhyper.errors import ConfigError
 from localhyper.evaluate.bench_set import BENCHMARKS
 from localhyper.evaluate.task_set import read_tasks as read_evaluated
 from localhyper.export.checkpoints import read_checkpoint
-from localhyper.export.data import hold_out
+from localhyper.export.data_files import hold_out
 from localhyper.export.lora_files import file_name, write_lora, write_task_adapter
 from localhyper.export.prefetch import prefetch
 from localhyper.export.prompts import read_prompt_format

@@ -14,7 +14,7 @@ from torch import nn
 
 from localhyper.errors import ConfigError
 from localhyper.export.checkpoints import read_checkpoint
-from localhyper.export.data import hold_out
+from localhyper.export.data_files import hold_out
 from localhyper.export.prefetch import prefetch
 from localhyper.export.prompts import read_prompt_format
 from localhyper.export.run_options import add_run_options, add_stop_option, chosen_dtype, run_command

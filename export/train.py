@@ -18,7 +18,8 @@ from torch import Tensor
 from localhyper.errors import ConfigError
 from localhyper.export.batches import Batch, Collator
 from localhyper.export.checkpoints import read_checkpoint
-from localhyper.export.data import Corpus, ExampleMaker, Mixture, load_corpus
+from localhyper.export.data import ExampleMaker, Mixture
+from localhyper.export.data_files import load_corpus
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.metric import low_rank, second_moments
 from localhyper.export.objectives import (
@@ -36,7 +37,8 @@ from localhyper.export.perceiver import PerceiverHypernetwork
 from localhyper.export.prefetch import prefetch
 from localhyper.export.prompts import read_prompt_format
 from localhyper.export.run_options import add_run_options, add_stop_option, chosen_dtype, run_command
-from localhyper.export.surround import FillerBank
+from localhyper.export.surround import FilledRun, FillerBank
+from localhyper.export.texts import Corpus, Near
 from localhyper.export.tokenizer import load_tokenizer
 from localhyper.export.torch_base import TorchBase
 from localhyper.export.train_config import Recipe, load_recipe
@@ -57,6 +59,7 @@ def moment_batches(corpus: Corpus, collator: Collator, recipe: Recipe) -> list[T
 
 
 PROBED_CHUNKS = (16, 64)
+PROBED_RUNS = 8  # held-out runs to take the longest of
 PROBED = {  # documents of up to four facts
     "facts": Mixture(facts=1, reading=0, continuation=0, most_facts=4, facts_ramp=1),
     "relations": Mixture(facts=0, reading=0, continuation=0, relations=1, most_facts=4, facts_ramp=1),
@@ -70,13 +73,16 @@ class BatchMaker:
     def __init__(self, recipe: Recipe, collator: Collator, process: int) -> None:
         self.recipe, self.collator, self.process = recipe, collator, process
 
-    def batch(self, maker: ExampleMaker, step: int, mixture: Mixture, *, unrelated: bool) -> Batch:
-        """On the CPU."""
+    def batch(
+        self, maker: ExampleMaker, step: int, mixture: Mixture, *, unrelated: bool, near: Near | None = None
+    ) -> Batch:
+        """On the CPU; `near` is the text that most of its documents are drawn from."""
         count, seed = self.recipe.run.documents, self.recipe.run.seed
         first = self.process * count
         names = [f"{seed}/{maker.split}/{step}/{i}" for i in range(first, first + count)]
         rngs = [random.Random(name) for name in names]
-        examples = [maker.draw(rng, mixture, step) for rng in rngs]
+        own = self.recipe.surround.own_text
+        examples = [maker.draw(rng, mixture, step, near if near and rng.random() < own else None) for rng in rngs]
         others = [maker.unrelated(random.Random(f"{name}/unrelated")) for name in names] if unrelated else []
         return self.collator(rngs, examples, self.recipe.run.rows, others)
 
@@ -114,7 +120,12 @@ class Run(TrainingLoop):
         )
         self.maker, self.held = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
         self.bank = FillerBank(self.maker, self.collator, recipe.surround, recipe.run.seed)
-        probed = replace(recipe.surround, bank=max(PROBED_CHUNKS) + 8)
+        if recipe.surround.share and not self.bank.runs:
+            raise ConfigError(
+                f"no text of this recipe has more than {recipe.surround.live} chunks, which [surround] needs",
+                "give longer texts, or set surround.share to 0",
+            )
+        probed = replace(recipe.surround, bank=PROBED_RUNS * max(PROBED_CHUNKS), live=1, most=max(PROBED_CHUNKS))
         self.held_bank = FillerBank(self.held, self.collator, probed, recipe.run.seed)
         base = TorchBase(base_path, dtype).to(self.device)
         given = self._given_weights(init) if init is not None and not self.checkpoint.exists() else None
@@ -188,7 +199,7 @@ class Run(TrainingLoop):
 
     def _train_batch(self, step: int) -> Batch:
         keeps = self.batches.keeps_base(step)
-        return self.batches.batch(self.maker, step, self.recipe.mixture, unrelated=keeps)
+        return self.batches.batch(self.maker, step, self.recipe.mixture, unrelated=keeps, near=self.bank.near(step))
 
     def _settle(self) -> None:
         chunks = self.bank.to_settle(self.step)
@@ -219,9 +230,12 @@ class Run(TrainingLoop):
             {"chunks": 1 + extra + surround.chunks + settled},
         )
 
-    def _probe(self, kind: str, count: int, extra: int = 0, surround: Surround = ALONE) -> dict[str, float]:
+    def _probe(
+        self, kind: str, count: int, extra: int = 0, surround: Surround = ALONE, near: Near | None = None
+    ) -> dict[str, float]:
         batches = [
-            self.batches.batch(self.held, 100 + i, PROBED[kind], unrelated=False).to(self.device) for i in range(count)
+            self.batches.batch(self.held, 100 + i, PROBED[kind], unrelated=False, near=near).to(self.device)
+            for i in range(count)
         ]
         result: Probe = probe(self.model, batches, extra, surround)
         return {name: round(value, 4) for name, value in vars(result).items()}
@@ -235,16 +249,21 @@ class Run(TrainingLoop):
             row["relations"] = self._probe("relations", count)
         if self.recipe.run.max_chunks > 1:
             row["facts_many_chunks"] = self._probe("facts", 1, self.recipe.run.max_chunks - 1)
-        if self.recipe.surround.share:
-            before = self.model.settled
-            for chunks in PROBED_CHUNKS:
-                settled = self.held_bank.chunks[: chunks - 1].to(self.device)
-                self.model.settle(settled, chunks)
-                around = Surround(settled=True)
-                for kind in PROBED:
-                    row[f"{kind}_{chunks}_chunks"] = self._probe(kind, 1, 0, around)
-            self.model.settled = before
+        if self.held_bank.runs:
+            row |= self._probe_long(self.held_bank.longest())
         return row
+
+    def _probe_long(self, run: FilledRun) -> dict[str, dict[str, float]]:
+        """The same kinds of documents inside of consecutive chunks of the text they are drawn from."""
+        before, found = self.model.settled, {}
+        for chunks in PROBED_CHUNKS:
+            size = min(chunks, len(run.chunks)) - 1
+            self.model.settle(run.chunks[:size].to(self.device), size + 1)
+            for kind in PROBED:
+                around = Surround(settled=True)
+                found[f"{kind}_{chunks}_chunks"] = self._probe(kind, 1, 0, around, run.near(0, size))
+        self.model.settled = before
+        return found
 
 
 def start(options: argparse.Namespace) -> None:

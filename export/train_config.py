@@ -32,11 +32,12 @@ class SurroundConfig:
     """How long the documents are that training pretends its chunks are part of.
 
     Attributes:
-        share: Share of steps in which filler chunks join the adapters; half of them with the settled sum too.
+        share: Share of steps in which filler chunks join the adapters; two thirds of them with the settled sum too.
         live: Filler chunks a step that learn.
-        bank: Filler chunks to draw from; keep `cache_gb` large enough for them.
+        bank: Filler chunks to draw from, in runs of consecutive ones of a text; keep `cache_gb` large enough for them.
         most: Largest settled sum, in chunks; sizes are drawn evenly on a log scale.
         settle_every: Steps after which the settled sum is made anew.
+        own_text: Share of the documents of such a step that are drawn from the text that surrounds them.
     """
 
     share: float = 0.0
@@ -44,6 +45,7 @@ class SurroundConfig:
     bank: int = 256
     most: int = 120
     settle_every: int = 8
+    own_text: float = 0.8
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is in the [train] extra")
 
 from localhyper.evaluate.choice_set import read_prompts
-from localhyper.export.data import read_replies
+from localhyper.export.data_files import read_replies
 from localhyper.export.own_replies import everyday_requests, main, replies, torch_replies
 
 pytestmark = [pytest.mark.native, pytest.mark.torch]

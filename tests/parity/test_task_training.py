@@ -17,7 +17,7 @@ pytest.importorskip("accelerate", reason="accelerate is in the [train] extra")
 
 from localhyper.engine import Activations  # noqa: E402
 from localhyper.export import start as start_training  # noqa: E402
-from localhyper.export.data import hold_out  # noqa: E402
+from localhyper.export.data_files import hold_out  # noqa: E402
 from localhyper.export.lora_files import read_lora  # noqa: E402
 from localhyper.export.prompts import read_prompt_format  # noqa: E402
 from localhyper.export.task_batches import IGNORED, TaskBatchMaker, pad_rows  # noqa: E402

@@ -20,12 +20,14 @@ from torch import Tensor  # noqa: E402
 
 from localhyper.export.batches import Batch, Collator  # noqa: E402
 from localhyper.export.cache import ActivationCache  # noqa: E402
-from localhyper.export.data import Example, ExampleMaker, Pair, load_corpus, pick_pairs  # noqa: E402
+from localhyper.export.data import ExampleMaker, pick_pairs  # noqa: E402
+from localhyper.export.data_files import load_corpus  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.metric import low_rank, second_moments  # noqa: E402
 from localhyper.export.objectives import LossWeights, MetaModel, Surround, add_chunks, probe, shuffle_rows  # noqa: E402
 from localhyper.export.perceiver import PerceiverConfig, PerceiverHypernetwork  # noqa: E402
 from localhyper.export.prompts import read_prompt_format  # noqa: E402
+from localhyper.export.texts import Example, Pair  # noqa: E402
 from localhyper.export.tokenizer import load_tokenizer  # noqa: E402
 from localhyper.export.torch_base import BlockLora, TorchBase  # noqa: E402
 from localhyper.export.train import Run  # noqa: E402

@@ -1,0 +1,141 @@
+"""Training data files to a corpus: reading sets, plain texts, requests with replies. Schemas: `docs/data.md`.
+
+What is held out for probes is never trained on. Knows tokens only through the tokenizer it is given.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from tokenizers import Tokenizer
+
+from localhyper.errors import ConfigError
+from localhyper.export.texts import Corpus, Example, Pair, split_sentences
+
+T = TypeVar("T")
+END_MARKER = "<|endoftext|>"  # some copies of data sets left it on their answers
+SMALLEST_ARTICLE = 8  # contexts of one title that count as a text of their own
+
+
+def read_rows(path: Path) -> Iterator[dict[str, object]]:
+    """Rows of a JSON Lines file, gzip'd or not.
+
+    Raises:
+        ConfigError: The file is missing or holds a line that is not a JSON object.
+    """
+    if not path.is_file():
+        raise ConfigError(f"training data file {path} is missing", "name files that exist in the recipe's [data] table")
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ConfigError(f"{path} line {number} is not JSON: {error.msg}") from None
+
+
+def spelled_in(text: str, answer: str) -> str | None:
+    """The answer as it stands in a text, without end marker or a final period that the text lacks; None = nowhere."""
+    answer = answer.strip().removesuffix(END_MARKER).strip()
+    for form in (answer, answer.rstrip(".")):
+        if form and form in text:
+            return form
+    return None
+
+
+def read_reading(path: Path, tokenizer: Tokenizer, max_tokens: int) -> list[Example]:
+    """A reading set (schema: `docs/data.md`): contexts of at most a chunk, with the questions whose answer is in them.
+
+    A longer context gives several; an answer that stands in more than one of them says nothing about which is meant.
+    Contexts of one title are an article where there are enough of them; all others of a file count as one.
+    """
+    examples, rows = [], list(read_rows(path))
+    titles = Counter(str(row.get("title", "")) for row in rows)
+    for row in rows:
+        title = str(row.get("title", ""))
+        article = f"{path.name}/{title}" if titles[title] >= SMALLEST_ARTICLE else path.name
+        ids = tokenizer.encode(str(row["context"]), add_special_tokens=False).ids
+        texts = [tokenizer.decode(ids[start : start + max_tokens]) for start in range(0, len(ids), max_tokens)]
+        pairs: list[list[Pair]] = [[] for _ in texts]
+        for qa in row["qas"]:  # type: ignore[attr-defined]
+            found = [(number, spelled_in(text, str(qa["answers"][0]))) for number, text in enumerate(texts)]
+            placed = [(number, answer) for number, answer in found if answer]
+            for number, answer in placed if len(placed) == 1 else []:
+                pairs[number].append(Pair(str(qa["question"]).strip(), answer))
+        examples += [Example("reading", t, tuple(p), article) for t, p in zip(texts, pairs, strict=True) if p]
+    return examples
+
+
+def read_instructions(path: Path, longest: int = 400, per_task: int = 20) -> list[Pair]:
+    """Requests of an instruction set, one task a row: `{definition?, instances: [{input, output}]}`.
+
+    Args:
+        path: JSON Lines, gzip'd or not.
+        longest: Most characters of a request.
+        per_task: Most requests of one task.
+    """
+    pairs = []
+    for row in read_rows(path):
+        opening = f"{row['definition']}\n\n" if "definition" in row else ""
+        instances: list[dict[str, str]] = row["instances"]  # type: ignore[assignment]
+        found = [Pair(opening + i["input"].strip(), i["output"].strip()) for i in instances]
+        pairs += [pair for pair in found if pair.answer and len(pair.question) <= longest][:per_task]
+    return pairs
+
+
+def read_replies(path: Path) -> list[Pair]:
+    """Requests with the base model's own replies, as `localhyper.export.own_replies` writes them."""
+    return [Pair(str(row["question"]), str(row["answer"])) for row in read_rows(path)]
+
+
+def read_sentences(path: Path) -> list[str]:
+    """Sentences of a text file (gzip'd or not), of 20 to 400 characters; of a reading set, those of its contexts."""
+    if ".jsonl" in path.suffixes:
+        return [s for row in read_rows(path) for s in split_sentences(str(row["context"]))]
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as stream:
+        return split_sentences(stream.read())
+
+
+def load_corpus(
+    root: Path,
+    reading: Sequence[str],
+    texts: Sequence[str],
+    tokenizer: Tokenizer,
+    max_tokens: int,
+    holdout: int,
+    instructions: Sequence[str] = (),
+    replies: Sequence[str] = (),
+) -> tuple[Corpus, Corpus]:
+    """Training and held-out corpora.
+
+    Args:
+        root: Folder the names are relative to.
+        reading: Reading-set files.
+        texts: Plain-text files.
+        tokenizer: The base model's tokenizer.
+        max_tokens: Most tokens of a context.
+        holdout: Every `holdout`-th reading context, request and reply is held out, and the last tenth of every text.
+        instructions: Instruction-set files.
+        replies: Files of the base model's own replies.
+    """
+    examples, held_examples = hold_out(
+        [example for name in reading for example in read_reading(root / name, tokenizer, max_tokens)], holdout
+    )
+    requests, held_requests = hold_out([p for name in instructions for p in read_instructions(root / name)], holdout)
+    own, held_own = hold_out([p for name in replies for p in read_replies(root / name)], holdout)
+    sentences = [read_sentences(root / name) for name in texts]
+    cut = [len(s) * 9 // 10 for s in sentences]
+    train = Corpus(examples, [s[:c] for s, c in zip(sentences, cut, strict=True)], requests, own)
+    held = Corpus(held_examples, [s[c:] for s, c in zip(sentences, cut, strict=True)], held_requests, held_own)
+    return train, held
+
+
+def hold_out(items: Sequence[T], every: int) -> tuple[list[T], list[T]]:
+    """All but every `every`-th item, from the first, and those."""
+    return [item for i, item in enumerate(items) if i % every], list(items[::every])

@@ -1,0 +1,116 @@
+"""Long texts that training takes chunks out of: books, and reading sets whose contexts follow each other.
+
+Chunks of one text share words and subject, and what they write in common adds up in the sum that a long document's
+adapter is. A training document therefore comes with a surround of its own text: `Near` says where that surround lies,
+so that the document is drawn beside it and not out of it.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A question about a document and the answer to learn."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One document of at most one chunk and questions about it; `article` names what its context was taken from."""
+
+    kind: str
+    text: str
+    pairs: tuple[Pair, ...]
+    article: str = ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A long text.
+
+    Attributes:
+        sentences: In their order.
+        examples: Documents with questions made from it, and the number of each one's first sentence.
+    """
+
+    sentences: Sequence[str]
+    examples: Sequence[tuple[int, Example]] = ()
+
+
+@dataclass(frozen=True)
+class Near:
+    """A text that a document is to be drawn from, and the part that surrounds it already.
+
+    Attributes:
+        text: The text.
+        first: First sentence of that part.
+        last: The sentence after its last one.
+    """
+
+    text: Text
+    first: int = 0
+    last: int = 0
+
+    def start(self, rng: random.Random) -> int:
+        """A sentence to begin at, outside of the surround where there is room."""
+        free = self.first + len(self.text.sentences) - self.last
+        if free <= 0:
+            return rng.randrange(len(self.text.sentences))
+        at = rng.randrange(free)
+        return at if at < self.first else at - self.first + self.last
+
+    def example(self, rng: random.Random) -> Example | None:
+        """One of the text's own examples, outside of the surround."""
+        found = [example for at, example in self.text.examples if not self.first <= at < self.last]
+        return rng.choice(found) if found else None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What training documents are made from.
+
+    Attributes:
+        reading: Examples of reading sets; contexts of at most one chunk, questions whose answer is in them.
+        sentences: Plain sentences in their order, one list a text: filler, continuations and gaps.
+        instructions: Requests of instruction sets with a reply, which no document is about.
+        replies: Everyday requests with the base model's own replies, likewise.
+    """
+
+    reading: Sequence[Example]
+    sentences: Sequence[Sequence[str]] = field(default_factory=tuple)
+    instructions: Sequence[Pair] = field(default_factory=tuple)
+    replies: Sequence[Pair] = field(default_factory=tuple)
+
+
+def split_sentences(text: str) -> list[str]:
+    """Sentences of 20 to 400 characters."""
+    return [s for s in SENTENCE_END.split(re.sub(r"\s+", " ", text)) if 20 <= len(s) <= 400]
+
+
+def article_texts(examples: Sequence[Example]) -> Iterator[Text]:
+    """One text for each article of reading sets, its contexts in their order."""
+    articles: dict[str, list[Example]] = {}
+    for example in examples:
+        articles.setdefault(example.article, []).append(example)
+    for members in articles.values():
+        sentences: list[str] = []
+        placed = []
+        for example in members:
+            placed.append((len(sentences), example))
+            # Whole contexts where a sentence is too long or too short for filler: an article must not have holes.
+            sentences += SENTENCE_END.split(re.sub(r"\s+", " ", example.text))
+        yield Text(sentences, placed)
+
+
+def long_texts(corpus: Corpus) -> tuple[list[Text], list[Text]]:
+    """Plain texts, and those of the reading sets."""
+    return [Text(sentences) for sentences in corpus.sentences if sentences], list(article_texts(corpus.reading))
