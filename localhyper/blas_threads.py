@@ -15,12 +15,14 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def one_core_left() -> Iterator[None]:
-    """Inside, numpy uses all physical cores but one, at least one.
+    """Inside, numpy uses all physical cores but one, at least one, and no more than it was given (OMP_NUM_THREADS).
 
     The threads of OpenBLAS wait for each other by spinning. With as many as there are cores, one other busy process
     makes them wait for a whole turn of the scheduler at every step: on two cores a merge took 30 s in place of 2 s.
     """
-    with _controller().limit(limits=thread_counts(0, 0)[0], user_api="blas"):
+    controller = _controller()
+    given = [library["num_threads"] for library in controller.info() if library["user_api"] == "blas"]
+    with controller.limit(limits=min([thread_counts(0, 0)[0], *given]), user_api="blas"):
         yield
 
 

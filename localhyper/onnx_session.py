@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from localhyper.errors import LocalHyperError
+from localhyper.memory_check import thread_counts
 from localhyper.progress import CancelToken
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def open_session(
         ) from cause
     onnxruntime.set_default_logger_severity(_QUIET)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or max(1, (os.cpu_count() or 2) - 1)
+    options.intra_op_num_threads = threads or thread_counts(0, 0)[0]
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
     wanted = _usable(providers, onnxruntime.get_available_providers())

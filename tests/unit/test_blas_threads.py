@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 from localhyper import memory_check
 from localhyper.blas_threads import one_core_left
@@ -28,3 +28,11 @@ def test_all_but_one_core_inside_and_as_before_after_it(
         assert set(blas()) == {wanted}
         np.ones((8, 8)) @ np.ones((8, 8))
     assert blas() == before
+
+
+def test_threads_that_the_user_took_away_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_check, "physical_cores", lambda: 8)
+    if not blas():
+        pytest.skip("this numpy's matrix library cannot be limited")
+    with ThreadpoolController().limit(limits=1, user_api="blas"), one_core_left():
+        assert set(blas()) == {1}
