@@ -16,12 +16,12 @@ from localhyper.errors import ConfigError
 from localhyper.evaluate.facts import Fact, Split, make_facts
 from localhyper.export.cloze import clozes
 from localhyper.export.relations import make_relations
-from localhyper.export.texts import Corpus, Example, Near, Pair
+from localhyper.export.texts import Corpus, Example, Pair
 
 OWN_REPLIES = 0.6  # share of the base's own replies among unrelated questions, where there are any
+DIGITS = 0.6  # share of 4-digit values among facts of one form; the others are words
 AMONG = 0.5  # share of reading contexts that other sentences join
 LINES = 0.2  # share of documents with invented facts that are lines, not running text
-WHOLE = 0.8  # share of documents with a surround that fill their chunk
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Mixture:
             "gaps": self.gaps,
         }
 
+    def draw(self, rng: random.Random) -> str:
+        """A kind, by the shares."""
+        return rng.choices(tuple(self.shares), tuple(self.shares.values()))[0]
+
 
 class ExampleMaker:
     """Draws examples from a corpus."""
@@ -74,10 +78,10 @@ class ExampleMaker:
         """Tokens of a text."""
         return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def filler(self, rng: random.Random, tokens: int, near: Near | None = None) -> list[str]:
-        """Consecutive sentences of at most `tokens` tokens in all, of the text at hand or of any."""
-        source = near.text.sentences if near else rng.choice(self.corpus.sentences)
-        at, out = near.start(rng) if near else rng.randrange(len(source)), []
+    def filler(self, rng: random.Random, tokens: int) -> list[str]:
+        """Consecutive sentences of at most `tokens` tokens in all."""
+        source = rng.choice(self.corpus.sentences)
+        at, out = rng.randrange(len(source)), []
         while at < len(source):
             tokens -= self.count(" " + source[at])
             if tokens < 0:
@@ -86,29 +90,28 @@ class ExampleMaker:
             at += 1
         return out
 
-    def facts(self, rng: random.Random, most: int, near: Near | None = None) -> Example:
+    def facts(self, rng: random.Random, most: int) -> Example:
         """A document of invented facts of one form."""
-        made = make_facts(rng, self.split, rng.randint(1, most), digits=rng.random() < 0.6)
-        return self._planted(rng, "facts", made, near)
+        made = make_facts(rng, self.split, rng.randint(1, most), digits=rng.random() < DIGITS)
+        return self._planted(rng, "facts", made)
 
-    def relations(self, rng: random.Random, most: int, near: Near | None = None) -> Example:
+    def relations(self, rng: random.Random, most: int) -> Example:
         """A document of invented facts of many forms."""
-        return self._planted(rng, "relations", make_relations(rng, self.split, rng.randint(1, most)), near)
+        return self._planted(rng, "relations", make_relations(rng, self.split, rng.randint(1, most)))
 
-    def _planted(self, rng: random.Random, kind: str, facts: Sequence[Fact], near: Near | None) -> Example:
-        """A document with facts at random places in real filler: a whole chunk of it, where it is part of a text."""
+    def _planted(self, rng: random.Random, kind: str, facts: Sequence[Fact]) -> Example:
+        """A document with facts at random places in real filler."""
         used = self.count(" ".join(fact.statement for fact in facts)) + len(facts)
         room = self.max_tokens - used - 4
-        part = 1.0 if near and rng.random() < WHOLE else rng.random()
-        sentences = self.filler(rng, int(room * part), near) if near or rng.random() < 0.85 else []
+        sentences = self.filler(rng, int(room * rng.random())) if rng.random() < 0.85 else []
         for fact in facts:
             sentences.insert(rng.randint(0, len(sentences)), fact.statement)
         pairs = tuple(Pair(fact.question, fact.answer) for fact in facts)
         return Example(kind, ("\n" if rng.random() < LINES else " ").join(sentences), pairs)
 
-    def _two_sentences(self, rng: random.Random, near: Near | None) -> list[str]:
-        for attempt in range(200):
-            sentences = self.filler(rng, self.max_tokens - 4, near if attempt < 100 else None)
+    def _two_sentences(self, rng: random.Random) -> list[str]:
+        for _ in range(200):
+            sentences = self.filler(rng, self.max_tokens - 4)
             if len(sentences) >= 2:
                 return sentences
         raise ConfigError(
@@ -116,7 +119,7 @@ class ExampleMaker:
             "raise hypernetwork.max_tokens, or set mixture.continuation to 0",
         )
 
-    def _among(self, rng: random.Random, example: Example, near: Near | None) -> Example:
+    def _among(self, rng: random.Random, example: Example) -> Example:
         """A context with sentences of a text before or after it where its chunk has room for them, or as it is.
 
         A chunk of a real document seldom begins where what is asked for does.
@@ -124,31 +127,25 @@ class ExampleMaker:
         room = self.max_tokens - self.count(example.text) - 4
         if rng.random() >= AMONG or room <= 0 or not self.corpus.sentences:
             return example
-        filler = " ".join(self.filler(rng, int(room * rng.random()), near))
+        filler = " ".join(self.filler(rng, int(room * rng.random())))
         parts = (filler, example.text) if rng.random() < 0.5 else (example.text, filler)
         return replace(example, text=" ".join(part for part in parts if part))
 
-    def gaps(self, rng: random.Random, near: Near | None = None) -> Example:
+    def gaps(self, rng: random.Random) -> Example:
         """A passage; the questions show a sentence of it with a gap."""
         for _ in range(20):
-            sentences = self._two_sentences(rng, near)
-            pairs = tuple(Pair(*pair) for pair in clozes(rng, sentences))
+            sentences = self._two_sentences(rng)
+            pairs = gap_pairs(rng, sentences)
             if pairs:
                 return Example("gaps", " ".join(sentences), pairs)
-        return self.continuation(rng, near)
+        return self.continuation(rng)
 
-    def continuation(self, rng: random.Random, near: Near | None = None) -> Example:
+    def continuation(self, rng: random.Random) -> Example:
         """A passage; the questions quote the start of a sentence, the answers give the rest."""
-        sentences = self._two_sentences(rng, near)
-        pairs = []
-        for sentence in sentences:
-            words = sentence.split()
-            if len(words) >= 8:
-                cut = rng.randint(4, len(words) // 2)
-                rest = " ".join(words[cut : cut + 16])
-                pairs.append(Pair("Continue the sentence: " + " ".join(words[:cut]), rest))
-        pairs = pairs or [Pair("Continue the text: " + sentences[0], sentences[1])]
-        return Example("continuation", " ".join(sentences), tuple(pairs))
+        sentences = self._two_sentences(rng)
+        pairs = continuation_pairs(rng, sentences)
+        pairs = pairs or (Pair("Continue the text: " + sentences[0], sentences[1]),)
+        return Example("continuation", " ".join(sentences), pairs)
 
     def unrelated(self, rng: random.Random) -> Pair:
         """A question that has nothing to do with the document at hand."""
@@ -162,27 +159,36 @@ class ExampleMaker:
             return Pair(made[0].question, made[0].answer)
         return rng.choice(rng.choice(self.corpus.reading).pairs)
 
-    def draw(self, rng: random.Random, mixture: Mixture, step: int, near: Near | None = None) -> Example:
-        """One example of a random kind; fact counts follow the curriculum.
-
-        Args:
-            rng: Of this document alone.
-            mixture: Shares of kinds.
-            step: Of the run.
-            near: The text to take it from; None = any.
-        """
-        kind = rng.choices(tuple(mixture.shares), tuple(mixture.shares.values()))[0]
+    def draw(self, rng: random.Random, mixture: Mixture, step: int) -> Example:
+        """One example of a random kind; fact counts follow the curriculum."""
+        kind = mixture.draw(rng)
         most = min(mixture.most_facts, 1 + step // mixture.facts_ramp)
         if kind == "facts":
-            return self.facts(rng, most, near)
+            return self.facts(rng, most)
         if kind == "relations":
-            return self.relations(rng, most, near)
+            return self.relations(rng, most)
         if kind == "gaps":
-            return self.gaps(rng, near)
+            return self.gaps(rng)
         if kind == "reading":
-            example = (near.example(rng) if near else None) or rng.choice(self.corpus.reading)
-            return self._among(rng, example, near)
-        return self.continuation(rng, near)
+            return self._among(rng, rng.choice(self.corpus.reading))
+        return self.continuation(rng)
+
+
+def gap_pairs(rng: random.Random, sentences: Sequence[str]) -> tuple[Pair, ...]:
+    """Questions that show a sentence with a gap."""
+    return tuple(Pair(*pair) for pair in clozes(rng, sentences))
+
+
+def continuation_pairs(rng: random.Random, sentences: Sequence[str]) -> tuple[Pair, ...]:
+    """Questions that quote the start of a sentence; the answers give the rest."""
+    pairs = []
+    for sentence in sentences:
+        words = sentence.split()
+        if len(words) >= 8:
+            cut = rng.randint(4, len(words) // 2)
+            rest = " ".join(words[cut : cut + 16])
+            pairs.append(Pair("Continue the sentence: " + " ".join(words[:cut]), rest))
+    return tuple(pairs)
 
 
 def pick_pairs(rng: random.Random, example: Example, count: int) -> list[Pair]:

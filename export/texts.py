@@ -1,13 +1,11 @@
 """Long texts that training takes chunks out of: books, and reading sets whose contexts follow each other.
 
 Chunks of one text share words and subject, and what they write in common adds up in the sum that a long document's
-adapter is. A training document therefore comes with a surround of its own text: `Near` says where that surround lies,
-so that the document is drawn beside it and not out of it.
+adapter is. `localhyper.export.surround` cuts texts into chunks, some of which are asked about among the others.
 """
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -44,34 +42,6 @@ class Text:
 
     sentences: Sequence[str]
     examples: Sequence[tuple[int, Example]] = ()
-
-
-@dataclass(frozen=True)
-class Near:
-    """A text that a document is to be drawn from, and the part that surrounds it already.
-
-    Attributes:
-        text: The text.
-        first: First sentence of that part.
-        last: The sentence after its last one.
-    """
-
-    text: Text
-    first: int = 0
-    last: int = 0
-
-    def start(self, rng: random.Random) -> int:
-        """A sentence to begin at, outside of the surround where there is room."""
-        free = self.first + len(self.text.sentences) - self.last
-        if free <= 0:
-            return rng.randrange(len(self.text.sentences))
-        at = rng.randrange(free)
-        return at if at < self.first else at - self.first + self.last
-
-    def example(self, rng: random.Random) -> Example | None:
-        """One of the text's own examples, outside of the surround."""
-        found = [example for at, example in self.text.examples if not self.first <= at < self.last]
-        return rng.choice(found) if found else None
 
 
 @dataclass(frozen=True)

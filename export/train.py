@@ -37,8 +37,8 @@ from localhyper.export.perceiver import PerceiverHypernetwork
 from localhyper.export.prefetch import prefetch
 from localhyper.export.prompts import read_prompt_format
 from localhyper.export.run_options import add_run_options, add_stop_option, chosen_dtype, run_command
-from localhyper.export.surround import FilledRun, FillerBank
-from localhyper.export.texts import Corpus, Near
+from localhyper.export.surround import Beside, FilledRun, FillerBank, RunMaker
+from localhyper.export.texts import Corpus, long_texts
 from localhyper.export.tokenizer import load_tokenizer
 from localhyper.export.torch_base import TorchBase
 from localhyper.export.train_config import Recipe, load_recipe
@@ -59,7 +59,7 @@ def moment_batches(corpus: Corpus, collator: Collator, recipe: Recipe) -> list[T
 
 
 PROBED_CHUNKS = (16, 64)
-PROBED_RUNS = 8  # held-out runs to take the longest of
+PROBED_BESIDE, PROBED_FACTS = 32, 1.5  # chunks to ask about, at least; facts a chunk
 PROBED = {  # documents of up to four facts
     "facts": Mixture(facts=1, reading=0, continuation=0, most_facts=4, facts_ramp=1),
     "relations": Mixture(facts=0, reading=0, continuation=0, relations=1, most_facts=4, facts_ramp=1),
@@ -74,15 +74,18 @@ class BatchMaker:
         self.recipe, self.collator, self.process = recipe, collator, process
 
     def batch(
-        self, maker: ExampleMaker, step: int, mixture: Mixture, *, unrelated: bool, near: Near | None = None
+        self, maker: ExampleMaker, step: int, mixture: Mixture, *, unrelated: bool, beside: Beside | None = None
     ) -> Batch:
-        """On the CPU; `near` is the text that most of its documents are drawn from."""
+        """On the CPU; `beside` is what most of its documents are drawn from."""
         count, seed = self.recipe.run.documents, self.recipe.run.seed
         first = self.process * count
         names = [f"{seed}/{maker.split}/{step}/{i}" for i in range(first, first + count)]
         rngs = [random.Random(name) for name in names]
         own = self.recipe.surround.own_text
-        examples = [maker.draw(rng, mixture, step, near if near and rng.random() < own else None) for rng in rngs]
+        examples = [
+            (beside.draw(rng, mixture) if beside and rng.random() < own else None) or maker.draw(rng, mixture, step)
+            for rng in rngs
+        ]
         others = [maker.unrelated(random.Random(f"{name}/unrelated")) for name in names] if unrelated else []
         return self.collator(rngs, examples, self.recipe.run.rows, others)
 
@@ -125,8 +128,7 @@ class Run(TrainingLoop):
                 f"no text of this recipe has more than {recipe.surround.live} chunks, which [surround] needs",
                 "give longer texts, or set surround.share to 0",
             )
-        probed = replace(recipe.surround, bank=PROBED_RUNS * max(PROBED_CHUNKS), live=1, most=max(PROBED_CHUNKS))
-        self.held_bank = FillerBank(self.held, self.collator, probed, recipe.run.seed)
+        self.held_run = self._held_run() if recipe.surround.share else None
         base = TorchBase(base_path, dtype).to(self.device)
         given = self._given_weights(init) if init is not None and not self.checkpoint.exists() else None
         hypernetwork = self._hypernetwork(base, train, measured=given is None or "basis" not in given["hypernetwork"])
@@ -199,7 +201,7 @@ class Run(TrainingLoop):
 
     def _train_batch(self, step: int) -> Batch:
         keeps = self.batches.keeps_base(step)
-        return self.batches.batch(self.maker, step, self.recipe.mixture, unrelated=keeps, near=self.bank.near(step))
+        return self.batches.batch(self.maker, step, self.recipe.mixture, unrelated=keeps, beside=self.bank.beside(step))
 
     def _settle(self) -> None:
         chunks = self.bank.to_settle(self.step)
@@ -231,10 +233,10 @@ class Run(TrainingLoop):
         )
 
     def _probe(
-        self, kind: str, count: int, extra: int = 0, surround: Surround = ALONE, near: Near | None = None
+        self, kind: str, count: int, extra: int = 0, surround: Surround = ALONE, beside: Beside | None = None
     ) -> dict[str, float]:
         batches = [
-            self.batches.batch(self.held, 100 + i, PROBED[kind], unrelated=False, near=near).to(self.device)
+            self.batches.batch(self.held, 100 + i, PROBED[kind], unrelated=False, beside=beside).to(self.device)
             for i in range(count)
         ]
         result: Probe = probe(self.model, batches, extra, surround)
@@ -249,19 +251,26 @@ class Run(TrainingLoop):
             row["relations"] = self._probe("relations", count)
         if self.recipe.run.max_chunks > 1:
             row["facts_many_chunks"] = self._probe("facts", 1, self.recipe.run.max_chunks - 1)
-        if self.held_bank.runs:
-            row |= self._probe_long(self.held_bank.longest())
+        if self.held_run is not None:
+            row |= self._probe_long(self.held_run)
         return row
 
+    def _held_run(self) -> FilledRun:
+        """Chunks of the longest held-out text, with facts."""
+        plain, articles = long_texts(self.held.corpus)
+        text = max([*plain, *articles], key=lambda text: len(text.sentences))
+        most = max(PROBED_CHUNKS) + PROBED_BESIDE
+        return RunMaker(self.held, self.collator).run(random.Random(self.schedule.seed), text, most, PROBED_FACTS)
+
     def _probe_long(self, run: FilledRun) -> dict[str, dict[str, float]]:
-        """The same kinds of documents inside of consecutive chunks of the text they are drawn from."""
+        """The same kinds of documents, most of them chunks of a text among others of it."""
         before, found = self.model.settled, {}
         for chunks in PROBED_CHUNKS:
-            size = min(chunks, len(run.chunks)) - 1
-            self.model.settle(run.chunks[:size].to(self.device), size + 1)
+            size = min(chunks - 1, len(run.chunks) // 2)
+            self.model.settle(run.ids[:size].to(self.device), size + 1)
             for kind in PROBED:
-                around = Surround(settled=True)
-                found[f"{kind}_{chunks}_chunks"] = self._probe(kind, 1, 0, around, run.near(0, size))
+                beside = Beside(run.chunks[size:])
+                found[f"{kind}_{chunks}_chunks"] = self._probe(kind, 1, 0, Surround(settled=True), beside)
         self.model.settled = before
         return found
 

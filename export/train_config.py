@@ -37,7 +37,7 @@ class SurroundConfig:
         bank: Filler chunks to draw from, in runs of consecutive ones of a text; keep `cache_gb` large enough for them.
         most: Largest settled sum, in chunks; sizes are drawn evenly on a log scale.
         settle_every: Steps after which the settled sum is made anew.
-        own_text: Share of the documents of such a step that are drawn from the text that surrounds them.
+        own_text: Share of the documents of such a step that are chunks of the text that surrounds them.
     """
 
     share: float = 0.0
@@ -45,7 +45,7 @@ class SurroundConfig:
     bank: int = 256
     most: int = 120
     settle_every: int = 8
-    own_text: float = 0.8
+    own_text: float = 0.9
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from localhyper.export.cloze import GAP, cloze  # noqa: E402
 from localhyper.export.data import ExampleMaker, Mixture  # noqa: E402
 from localhyper.export.data_files import END_MARKER, read_reading, read_sentences, spelled_in  # noqa: E402
 from localhyper.export.prompts import read_prompt_format  # noqa: E402
-from localhyper.export.surround import FillerBank, make_run, open_fact  # noqa: E402
-from localhyper.export.texts import Corpus, Example, Near, Pair, Text, article_texts, long_texts  # noqa: E402
+from localhyper.export.surround import Beside, FillerBank, RunMaker  # noqa: E402
+from localhyper.export.texts import Corpus, Example, Pair, Text, article_texts, long_texts  # noqa: E402
 from localhyper.export.tokenizer import load_tokenizer  # noqa: E402
 from localhyper.export.train_config import SurroundConfig  # noqa: E402
 from tests.tiny_gguf import TinySpec, write_tiny_gguf  # noqa: E402
@@ -48,42 +48,43 @@ def words_of(collator: Collator, ids: Sequence[int]) -> str:
 
 
 def test_a_run_is_consecutive_chunks_of_one_text(collator: Collator) -> None:
-    for seed in range(20):
-        run = make_run(random.Random(seed), maker(collator), collator, Text(SENTENCES), 10)
-        assert run.chunks.shape == (10, len(collator.prefix) + TOKENS)
-        assert list(run.starts) == sorted(run.starts)
-        assert "Kettle" not in words_of(collator, run.chunks.flatten().tolist())
-        near = run.near(2, 3)
-        assert near.first == run.starts[2] and run.starts[5] < near.last <= run.starts[5] + 1
+    for seed in range(10):
+        run = RunMaker(maker(collator), collator).run(random.Random(seed), Text(SENTENCES), 10, facts=0.0)
+        assert run.ids.shape == (10, len(collator.prefix) + TOKENS)
+        numbers = [int(re.findall(r"Ship (\d+)", chunk.text)[0]) for chunk in run.chunks]
+        assert numbers == sorted(set(numbers))
+        for chunk, row in zip(run.chunks, run.ids.tolist(), strict=True):
+            assert row == list(chunk.ids) and chunk.text in words_of(collator, row)
 
 
-def test_some_runs_hold_planted_facts_about_invented_names(collator: Collator) -> None:
-    runs = [make_run(random.Random(seed), maker(collator), collator, Text(SENTENCES), 10) for seed in range(12)]
-    texts = [words_of(collator, run.chunks[:, len(collator.prefix) :].flatten().tolist()) for run in runs]
-    own = re.compile(r"\s*(Ship \d+ left the harbour with \d+ barrels\.)*\s*(Ship [^.]*)?")
-    plain = [text for text in texts if own.fullmatch(text.replace(". Ship", ".Ship"))]
-    assert 0 < len(plain) < 12
-    fact = open_fact(random.Random(1), maker(collator))
-    assert fact.value in fact.statement
+def test_every_chunk_begins_with_a_sentence_or_a_fact(collator: Collator) -> None:
+    """A sentence cut at the beginning would tell chunks that surround from those asked about."""
+    run = RunMaker(maker(collator), collator).run(random.Random(1), Text(SENTENCES), 30, facts=0.5)
+    begun = [chunk for chunk in run.chunks if chunk.text.startswith("Ship ")]
+    others = [chunk for chunk in run.chunks if not chunk.text.startswith("Ship ")]
+    assert begun and all(chunk.text[0].isupper() or chunk.text[0].isdigit() or chunk.text[0] == "$" for chunk in others)
 
 
-def test_the_surround_of_a_step_is_one_text_and_its_documents_lie_beside_it(collator: Collator) -> None:
-    made = maker(collator)
-    bank = FillerBank(made, collator, CONFIG, seed=0)
-    assert sum(len(run.chunks) for run in bank.runs) >= CONFIG.bank - CONFIG.live
+def test_planted_facts_are_asked_for_where_they_stand_and_once_a_run(collator: Collator) -> None:
+    run = RunMaker(maker(collator), collator).run(random.Random(2), Text(SENTENCES), 40, facts=1.0)
+    pairs = [(chunk, pair) for chunk in run.chunks for kind in ("facts", "relations") for pair in chunk.asked[kind]]
+    assert len(pairs) > 10
+    assert len({pair.question for _, pair in pairs}) == len(pairs)
+    assert not any(chunk.asked["reading"] for chunk in run.chunks)
+
+
+def test_documents_and_their_surround_are_chunks_of_one_run(collator: Collator) -> None:
+    bank = FillerBank(maker(collator), collator, CONFIG, seed=0)
+    assert sum(len(run.chunks) for run in bank.runs) >= CONFIG.bank - 2 * CONFIG.live
     for step in range(0, 40, 4):
-        settled, near = bank.to_settle(step), bank.near(step)
-        assert settled is not None and near is not None
-        name = "Ship" if near.text.sentences[0].startswith("Ship") else "Kettle"
-        other = "Kettle " if name == "Ship" else "Ship "
-        surround = bank.surround(step + 1)
-        assert surround.live is not None
-        for ids in (settled, surround.live):
-            assert other not in words_of(collator, ids.flatten().tolist())
-        known = {tuple(row.tolist()) for row in settled}
-        assert not known & {tuple(row.tolist()) for row in surround.live}, "a chunk learns or is settled, not both"
-        example = made.facts(random.Random(step), 1, near)
-        assert other not in example.text
+        settled, surround, beside = bank.to_settle(step), bank.surround(step + 1), bank.beside(step + 1)
+        assert settled is not None and surround.live is not None and beside is not None
+        run = next(run for run in bank.runs if any(chunk is beside.chunks[0] for chunk in run.chunks))
+        parts = [{tuple(row) for row in ids.tolist()} for ids in (settled, surround.live)]
+        parts.append({tuple(chunk.ids) for chunk in beside.chunks})
+        assert all(parts) and all(part <= {tuple(chunk.ids) for chunk in run.chunks} for part in parts)
+        assert sum(map(len, parts)) == len(run.chunks), "a chunk is settled, learns or is asked about"
+        assert not parts[0] & parts[1] and not parts[1] & parts[2] and not parts[0] & parts[2]
 
 
 def test_what_surrounds_a_step_is_a_function_of_seed_and_step(collator: Collator) -> None:
@@ -98,18 +99,7 @@ def test_what_surrounds_a_step_is_a_function_of_seed_and_step(collator: Collator
 
 def test_nothing_surrounds_without_share(collator: Collator) -> None:
     bank = FillerBank(maker(collator), collator, SurroundConfig(share=0.0), seed=0)
-    assert bank.near(0) is None and bank.to_settle(0) is None and bank.surround(0).live is None
-
-
-def test_a_document_is_not_drawn_out_of_its_own_surround() -> None:
-    example = Example("reading", "x", (Pair("q", "a"),))
-    near = Near(Text([str(i) for i in range(10)], [(3, example), (8, example)]), 2, 7)
-    rng = random.Random(0)
-    starts = {near.start(rng) for _ in range(300)}
-    assert starts == {0, 1, 7, 8, 9}
-    assert Near(near.text, 0, 10).start(rng) in range(10)
-    assert near.example(rng) is example
-    assert Near(Text(["a"], [(0, example)]), 0, 1).example(rng) is None
+    assert bank.beside(0) is None and bank.to_settle(0) is None and bank.surround(0).live is None
 
 
 def test_contexts_of_an_article_follow_each_other() -> None:
@@ -173,21 +163,44 @@ def test_a_gap_hides_a_number_or_a_name_or_the_last_word() -> None:
     assert cloze(rng, "Too short.") is None
 
 
-def test_every_kind_of_document_comes_beside_its_surround(collator: Collator) -> None:
-    reading = [Example("reading", f"Cart {i} is old.", (Pair("How is it?", "old"),), "carts") for i in range(20)]
-    made = maker(collator, reading)
-    text = Text(SENTENCES)
-    for kind in Mixture().shares:
-        mixture = Mixture(
-            facts=float(kind == "facts"),
-            relations=float(kind == "relations"),
-            reading=float(kind == "reading"),
-            continuation=float(kind == "continuation"),
-            gaps=float(kind == "gaps"),
-            most_facts=1,
-        )
+def only(kind: str) -> Mixture:
+    """Nothing but one kind of document."""
+    return Mixture(
+        facts=float(kind == "facts"),
+        relations=float(kind == "relations"),
+        reading=float(kind == "reading"),
+        continuation=float(kind == "continuation"),
+        gaps=float(kind == "gaps"),
+        most_facts=1,
+    )
+
+
+def test_a_chunk_is_asked_about_in_every_way_its_text_allows(collator: Collator) -> None:
+    reading = [
+        Example("reading", f"Cart {i} is old. It has {i} wheels.", (Pair(f"Cart {i}?", f"{i} wheels"),), "c")
+        for i in range(200)
+    ]
+    run = RunMaker(maker(collator), collator).run(random.Random(0), next(article_texts(reading)), 30, facts=2.0)
+    beside = Beside(run.chunks)
+    for kind in ("facts", "relations", "reading"):
         for seed in range(10):
-            example = made.draw(random.Random(seed), mixture, 0, Near(text, 100, 200))
+            example = beside.draw(random.Random(seed), only(kind))
+            assert example is not None and example.kind == kind
+            assert any(example.text == chunk.text for chunk in run.chunks)
+            if kind == "reading":
+                assert all(pair.answer in example.text for pair in example.pairs)
+    plain = Beside(RunMaker(maker(collator), collator).run(random.Random(0), Text(SENTENCES), 6, facts=0.0).chunks)
+    assert plain.draw(random.Random(0), only("reading")) is None
+    for kind in ("gaps", "continuation"):
+        example = plain.draw(random.Random(0), only(kind))
+        assert example is not None and all(pair.answer.strip(".") in example.text for pair in example.pairs)
+
+
+def test_every_kind_of_document_is_made_without_a_surround_too(collator: Collator) -> None:
+    reading = [Example("reading", "Cart 1 is old.", (Pair("How is it?", "old"),), "carts")]
+    made = maker(collator, reading)
+    for kind in Mixture().shares:
+        for seed in range(10):
+            example = made.draw(random.Random(seed), only(kind), 0)
             assert example.kind == kind and example.pairs
-            assert "Kettle" not in example.text
             assert made.count(example.text) <= TOKENS + 4 or kind == "relations"
