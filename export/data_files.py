@@ -8,12 +8,13 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from tokenizers import Tokenizer
 
+from localhyper.atomic import write_bytes_atomic
 from localhyper.errors import ConfigError
 from localhyper.export.texts import Corpus, Example, Pair, split_sentences
 
@@ -37,6 +38,12 @@ def read_rows(path: Path) -> Iterator[dict[str, object]]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise ConfigError(f"{path} line {number} is not JSON: {error.msg}") from None
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write rows as gzip'd JSON Lines, all or nothing; the same rows give the same bytes."""
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_bytes_atomic(path, gzip.compress(lines.encode(), mtime=0))
 
 
 def spelled_in(text: str, answer: str) -> str | None:

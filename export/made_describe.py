@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import random
 import re
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
+
+from localhyper.export.packaged import packaged_table
 
 # Ways to dress an answer up; how each is asked for stands under its name in `made_tasks.toml`.
 DRESS: dict[str, Callable[[str], str]] = {
@@ -79,8 +79,7 @@ class Styles:
 
 @cache
 def _tables() -> dict[str, Any]:
-    text = resources.files("localhyper.export").joinpath("made_tasks.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    return packaged_table("made_tasks.toml")
 
 
 @cache

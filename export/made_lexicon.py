@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
-from importlib import resources
 from typing import Any
 
-_TABLES: dict[str, Any] = tomllib.loads(
-    resources.files("localhyper.export").joinpath("made_words.toml").read_text(encoding="utf-8")
-)
+from localhyper.export.packaged import packaged_table
+
+_TABLES = packaged_table("made_words.toml")
 
 VOWELS = "aeiou"
 NOUNS: list[str] = _TABLES["nouns"]

@@ -14,15 +14,12 @@ given letter, positive or negative sentiment, word in context.
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from localhyper.atomic import write_bytes_atomic
 from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.export import (
     made_actions,
@@ -37,6 +34,7 @@ from localhyper.export import (
     made_spelling,
 )
 from localhyper.export.command_line import refuse
+from localhyper.export.data_files import write_rows
 from localhyper.export.made_describe import Describer, Wrap, wordings, wraps
 from localhyper.export.made_family import Family, Source, Task
 
@@ -140,8 +138,7 @@ def main(argv: list[str] | None = None) -> int:
         tasks = make_tasks(options.seed, options.instances)
     except LocalHyperError as error:
         refuse(parser, error)
-    lines = "".join(json.dumps(task, ensure_ascii=False) + "\n" for task in tasks)
-    write_bytes_atomic(options.out, gzip.compress(lines.encode(), mtime=0))
+    write_rows(options.out, tasks)
     return 0
 
 

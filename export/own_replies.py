@@ -9,24 +9,20 @@ an adapted model to how the base begins, goes on and ends: an attached document 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import random
 import re
 import sys
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from localhyper.atomic import write_bytes_atomic
 from localhyper.engine import EngineConfig
 from localhyper.errors import LocalHyperError
 from localhyper.export.command_line import refuse
-from localhyper.export.data_files import read_instructions
+from localhyper.export.data_files import read_instructions, write_rows
+from localhyper.export.packaged import packaged_table
 from localhyper.progress import CancelToken
 
 PLACE = re.compile(r"{(\w+)}")
@@ -34,7 +30,7 @@ PLACE = re.compile(r"{(\w+)}")
 
 def everyday_requests(rng: random.Random, count: int) -> list[str]:
     """Different requests drawn from the forms of `everyday.toml`; fewer if there are not so many."""
-    table = tomllib.loads(resources.files("localhyper.export").joinpath("everyday.toml").read_text(encoding="utf-8"))
+    table = packaged_table("everyday.toml")
     forms: list[str] = table["forms"]
     words: dict[str, list[str]] = table["words"]
     found: dict[str, None] = {}
@@ -101,8 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         rows = [{"question": request, "answer": reply} for request, reply in zip(asked, said, strict=True) if reply]
     except LocalHyperError as error:
         refuse(parser, error)
-    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_bytes_atomic(options.out, gzip.compress(lines.encode(), mtime=0))
+    write_rows(options.out, rows)
     return 0
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import random
 import string
-import tomllib
 import zlib
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 
 from localhyper.evaluate.facts import FIRST_NAMES, NOUNS, Fact, Split, pool
+from localhyper.export.packaged import packaged_table
 from localhyper.export.relation_words import (
     APPLIANCES,
     CLUBS,
@@ -144,12 +143,11 @@ KINDS: dict[str, Draw] = (
 @cache
 def relations(split: Split) -> tuple[Relation, ...]:
     """The kinds of facts of a split; those of `test` are never trained on."""
-    text = resources.files("localhyper.export").joinpath("relations.toml").read_text(encoding="utf-8")
     entries = [
         Relation(
             row["value"], tuple(row["statements"]), tuple(row["questions"]), row["answer"], bool(row.get("test", False))
         )
-        for row in tomllib.loads(text)["relation"]
+        for row in packaged_table("relations.toml")["relation"]
     ]
     return tuple(entry for entry in entries if entry.test == (split == "test"))
 

@@ -63,7 +63,11 @@ class Corpus:
 
 def split_sentences(text: str) -> list[str]:
     """Sentences of 20 to 400 characters."""
-    return [s for s in SENTENCE_END.split(re.sub(r"\s+", " ", text)) if 20 <= len(s) <= 400]
+    return [sentence for sentence in _all_sentences(text) if 20 <= len(sentence) <= 400]
+
+
+def _all_sentences(text: str) -> list[str]:
+    return SENTENCE_END.split(re.sub(r"\s+", " ", text))
 
 
 def article_texts(examples: Sequence[Example]) -> Iterator[Text]:
@@ -77,7 +81,7 @@ def article_texts(examples: Sequence[Example]) -> Iterator[Text]:
         for example in members:
             placed.append((len(sentences), example))
             # Whole contexts where a sentence is too long or too short for filler: an article must not have holes.
-            sentences += SENTENCE_END.split(re.sub(r"\s+", " ", example.text))
+            sentences += _all_sentences(example.text)
         yield Text(sentences, placed)
 
 

@@ -268,9 +268,9 @@ class Run(TrainingLoop):
         for chunks in PROBED_CHUNKS:
             size = min(chunks - 1, len(run.chunks) // 2)
             self.model.settle(run.ids[:size].to(self.device), size + 1)
+            around, beside = Surround(settled=True), Beside(run.chunks[size:])
             for kind in PROBED:
-                beside = Beside(run.chunks[size:])
-                found[f"{kind}_{chunks}_chunks"] = self._probe(kind, 1, 0, Surround(settled=True), beside)
+                found[f"{kind}_{chunks}_chunks"] = self._probe(kind, 1, 0, around, beside)
         self.model.settled = before
         return found
 
