@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from rich.table import Table
 from textual.pilot import Pilot
 from textual.widgets import DataTable, Static
 
@@ -40,7 +41,15 @@ async def open_models(pilot: Pilot[None], bench: Bench) -> ModelsScreen:
 async def highlight(pilot: Pilot[None], screen: ModelsScreen, name: str) -> None:
     names = [row.status.name for row in screen._rows]
     screen.query_one(DataTable).move_cursor(row=names.index(name))
-    await until(pilot, lambda: screen.current is not None and screen.current.status.name == name)
+    # The cursor moves at once, what stands beside it follows with a message.
+    await until(pilot, lambda: told(screen) == name and not pilot.app.workers._workers)
+
+
+def told(screen: ModelsScreen) -> str:
+    """The model that the details are about."""
+    table = screen.query_one("#facts", Static).content
+    assert isinstance(table, Table)
+    return str(next(iter(table.columns[1].cells)))
 
 
 def cells(screen: ModelsScreen) -> dict[str, list[str]]:

@@ -105,7 +105,6 @@ def terminal(home_with_model: Path) -> Iterator[Terminal]:
 
 @pytest.mark.native
 def test_real_model_loads_and_answers_while_frames_go_on(terminal: Terminal) -> None:
-    terminal.until(lambda: b"loading" in terminal.seen)
     terminal.until(lambda: b"Q4_1" in terminal.seen)
     before = terminal.frames
     terminal.send(b"Count from one to twenty in words.\r")
