@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from localhyper.chunk_choice import Choose, ChosenChunk, whole
 from localhyper.engine import AdapterUse, ChatMessage, Engine, Piece, Sampling
 from localhyper.errors import ContextError
 from localhyper.progress import CancelToken
@@ -22,6 +23,7 @@ class ChatSession:
         system: System message; empty = what the model's template puts there by itself.
         adapters: Adapters of this conversation.
         sampling: How replies are made.
+        choose: Which of the adapters answer a question; the default leaves all as they are.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class ChatSession:
         system: str = "",
         adapters: Sequence[AdapterUse] = (),
         sampling: Sampling | None = None,
+        choose: Choose = whole,
     ) -> None:
         self._engine = engine
         self.system = system
@@ -38,6 +41,8 @@ class ChatSession:
         self._adapters = tuple(adapters)
         self._messages: list[ChatMessage] = []
         self._forgotten = 0
+        self._choose = choose
+        self._chunk: ChosenChunk | None = None
 
     @property
     def messages(self) -> tuple[ChatMessage, ...]:
@@ -48,6 +53,11 @@ class ChatSession:
     def adapters(self) -> tuple[AdapterUse, ...]:
         """The adapters of this conversation."""
         return self._adapters
+
+    @property
+    def chunk(self) -> ChosenChunk | None:
+        """The chunk of a long document that answered the last question; None where whole adapters did."""
+        return self._chunk
 
     @property
     def forgotten(self) -> int:
@@ -79,8 +89,11 @@ class ChatSession:
             AdapterError: An adapter of this conversation has gone or no longer fits.
         """
         question = ChatMessage("user", text)
-        if tuple(self._engine.adapters) != self._adapters:
-            self._engine.set_adapters(self._adapters)
+        asked = [message.content for message in self._messages if message.role == "user"]
+        choice = self._choose([*asked, text], self._adapters)
+        if tuple(self._engine.adapters) != choice.uses:
+            self._engine.set_adapters(choice.uses)
+        self._chunk = choice.chunk
         prompt, room = self._fit(question)
         sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room))
         return self._stream(question, self._engine.generate(prompt, sampling, cancel=cancel))

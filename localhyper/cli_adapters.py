@@ -12,7 +12,7 @@ from localhyper.cli_options import BaseOption, JsonOption, adapter_json, open_wo
 from localhyper.cli_output import chunks, note, put, put_json, put_table, size
 from localhyper.errors import ConfigError, LibraryError
 from localhyper.gguf_writer import DTYPES, Dtype
-from localhyper.library import AdapterInfo
+from localhyper.library import AdapterInfo, chunk_folder
 from localhyper.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _row(info: AdapterInfo, removed: bool) -> tuple[str, ...]:
         info.kind,
         f"{info.tokens:,}" if info.tokens else "-",
         str(info.rank),
-        size(info.size_bytes),
+        size(info.all_bytes),
         info.base_name,
         made,
     )
@@ -80,6 +80,12 @@ def _text(bench: Workbench, info: AdapterInfo) -> str:
     return text
 
 
+def _folder(info: AdapterInfo) -> str:
+    """Of its chunks' adapters."""
+    folder = chunk_folder(info.path)
+    return f"{folder}" + ("" if folder.is_dir() else " (missing)")
+
+
 def _show(info: AdapterInfo) -> None:
     rows = [
         ("name", info.name),
@@ -88,6 +94,10 @@ def _show(info: AdapterInfo) -> None:
         ("source", f"{info.title} ({info.kind}) {info.origin}".rstrip()),
         ("text sha256", info.document_sha256),
         ("tokens", f"{info.tokens:,} in {chunks(info.chunks)}" if info.tokens else ""),
+        (
+            "chunks",
+            f"{info.chunk_files} adapters, {size(info.chunk_bytes)}, {_folder(info)}" if info.chunk_files else "",
+        ),
         ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept"),
         ("base", f"{info.base_name} ({info.base_fingerprint})"),
         ("hypernetwork", f"{info.hypernet_name} ({info.hypernet_sha256})" if info.hypernet_name else ""),

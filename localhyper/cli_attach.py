@@ -124,6 +124,8 @@ def _show(report: Report) -> None:
             f"{adapter.name}  {adapter.tokens:,} tokens, {chunks(adapter.chunks)}, rank {adapter.rank}, "
             f"{adapter.energy_kept:.1%} of the energy kept, {size(adapter.size_bytes)}"
         )
+        if adapter.chunk_files:
+            note(f"and an adapter of each chunk, {size(adapter.chunk_bytes)} together")
         again = f", {chunks(result.resumed_chunks)} kept from before" if result.resumed_chunks else ""
         note(f"made in {seconds(report.attached.seconds)}{again}: {stage_times(_timings(report))}")
     put(str(adapter.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from localhyper.chat import ChatSession
+from localhyper.chunk_choice import ChosenChunk
 from localhyper.cli_making import attach_for_question
 from localhyper.cli_options import (
     BaseOption,
@@ -44,6 +46,9 @@ TemperatureOption = Annotated[
 ]
 MaxTokensOption = Annotated[int | None, typer.Option("--max-tokens", min=1, help="Longest reply in tokens.")]
 SeedOption = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Start of the random numbers.")]
+WholeOption = Annotated[
+    bool, typer.Option("--whole", help="Of long documents, use all chunks at once, not the one a question is about.")
+]
 SystemOption = Annotated[str, typer.Option(help="System message; default: the model's own.")]
 
 
@@ -53,6 +58,7 @@ def ask(
     document: DocumentOption = None,
     task: TaskOption = None,
     compare: Annotated[bool, typer.Option("--compare", help="Answer without the adapters, too.")] = False,
+    whole: WholeOption = False,
     system: SystemOption = "",
     temperature: TemperatureOption = None,
     max_tokens: MaxTokensOption = None,
@@ -73,8 +79,8 @@ def ask(
     if not text.strip():
         raise ConfigError("the question is empty", '`localhyper ask "What is …?" --with NAME`')
     token = CancelToken()
-    sampling = {"sampling.temperature": temperature, "sampling.max_tokens": max_tokens, "sampling.seed": seed}
-    with open_workbench(base, settings=sampling) as bench, stop_on_signals(token):
+    settings = _settings(temperature, max_tokens, seed, whole)
+    with open_workbench(base, settings=settings) as bench, stop_on_signals(token):
         named = _adapters(bench, with_adapters, document, task, hypernet, password, token)
         sets: list[tuple[Named, ...]] = [(), named] if compare and named else [named]
         session = _session(bench, system)
@@ -89,6 +95,16 @@ def ask(
                 raise typer.Exit(EXIT_INTERRUPTED)
         if as_json:
             put_json({"question": text, "base": bench.base_info.name, "answers": answers})
+
+
+def _settings(temperature: float | None, max_tokens: int | None, seed: int | None, whole: bool) -> dict[str, object]:
+    """What the command line says of how replies are made, by setting; None = as set."""
+    return {
+        "sampling.temperature": temperature,
+        "sampling.max_tokens": max_tokens,
+        "sampling.seed": seed,
+        "adapter.choose_chunk": False if whole else None,
+    }
 
 
 def _adapters(
@@ -112,7 +128,7 @@ def _adapters(
 def _session(bench: Workbench, system: str) -> ChatSession:
     with ProgressView() as view:
         engine = bench.engine(view)
-    return ChatSession(engine, system=system, sampling=bench.sampling)
+    return ChatSession(engine, system=system, sampling=bench.sampling, choose=bench.choose)
 
 
 def _heading(chosen: tuple[Named, ...]) -> str:
@@ -130,9 +146,10 @@ def _answer(
     reply, stats = _stream(session.ask(text, cancel=token), quiet)
     if not quiet:
         put("\n" if not reply.endswith("\n") else "", end="")
-        note(_cost(stats))
+        note(_cost(stats, session.chunk))
     return {
         "adapters": [{"name": name, "path": str(use.path), "scale": use.scale} for name, use in chosen],
+        "chunk": dataclasses.asdict(session.chunk) if session.chunk is not None else None,
         "text": reply,
         **_stats_json(stats),
     }
@@ -148,12 +165,13 @@ def _stream(pieces: Iterator[Piece], quiet: bool) -> tuple[str, GenerationStats 
     return "".join(texts), stats
 
 
-def _cost(stats: GenerationStats | None) -> str:
+def _cost(stats: GenerationStats | None, chunk: ChosenChunk | None) -> str:
     if stats is None:
         return ""
+    by = f"by {chunk}, " if chunk is not None else ""
     end = {"length": ", cut at the longest reply", "cancelled": ", stopped"}.get(stats.finish_reason, "")
     return (
-        f"({stats.prompt_tokens} tokens read, first token after {seconds(stats.first_token_seconds)}, "
+        f"({by}{stats.prompt_tokens} tokens read, first token after {seconds(stats.first_token_seconds)}, "
         f"{stats.generated_tokens} tokens at {stats.tokens_per_second:.1f}/s{end})"
     )
 
@@ -180,6 +198,7 @@ def chat(
     with_adapters: WithOption = None,
     document: DocumentOption = None,
     task: TaskOption = None,
+    whole: WholeOption = False,
     system: SystemOption = "",
     temperature: TemperatureOption = None,
     max_tokens: MaxTokensOption = None,
@@ -194,8 +213,7 @@ def chat(
     """
     if "-" in (task, *(document or ())):
         raise ConfigError("`chat` reads its questions from stdin, so `-` is no document and no task", "name a file")
-    sampling = {"sampling.temperature": temperature, "sampling.max_tokens": max_tokens, "sampling.seed": seed}
-    with open_workbench(base, settings=sampling) as bench:
+    with open_workbench(base, settings=_settings(temperature, max_tokens, seed, whole)) as bench:
         token = CancelToken()
         with stop_on_signals(token):
             named = _adapters(bench, with_adapters, document, task, hypernet, password, token)

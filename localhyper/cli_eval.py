@@ -37,7 +37,7 @@ class ReportOf(Protocol[ResultT]):
 
 eval_app = typer.Typer(help="Measure what an attached document brings, and what it costs.", no_args_is_help=True)
 
-ALL_COLUMNS = "none,context,adapter,shuffled"
+USUAL_COLUMNS = "none,context,adapter,shuffled"
 PIPE_WIDTH = 160  # where stdout is no terminal; no cell of a table is broken at this width
 
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of every random choice.")]
@@ -51,7 +51,7 @@ ColumnsOption = Annotated[
     typer.Option(
         metavar="NAME,…",
         help="What to measure: none = the question alone, context = the document in the prompt, adapter = the document "
-        "attached, shuffled = another document attached.",
+        "attached, whole = the same, and of a long one all chunks at once, shuffled = another document attached.",
     ),
 ]
 
@@ -63,7 +63,7 @@ def squad(
     documents: Annotated[
         int, typer.Option(min=0, help="Documents drawn at random, questions are drawn among theirs; 0 = all.")
     ] = 0,
-    columns: ColumnsOption = ALL_COLUMNS,
+    columns: ColumnsOption = USUAL_COLUMNS,
     max_tokens: MaxTokensOption = 32,
     context_tokens: Annotated[
         int, typer.Option(min=0, help="Most tokens of a document in the prompt, its end is cut; 0 = what fits.")
@@ -93,8 +93,10 @@ def squad(
     token = CancelToken()
     with open_workbench(base, hypernet) as bench, stop_on_signals(token):
         with ProgressView() as view:
-            budget = bench.options(rank=rank).rank
-            options = SquadOptions(data, limit, seed, generate, budget, max_tokens, documents, context_tokens, chosen)
+            made = bench.options(rank=rank)
+            options = SquadOptions(
+                data, limit, seed, generate, made.rank, max_tokens, documents, context_tokens, chosen, made.chunk_rank
+            )
             result = run(options, bench.engine(view), bench.hypernetwork(view), view, token)
         show_result(result, report, cases_file, as_json)
 
@@ -104,7 +106,7 @@ def needle(
     tokens: Annotated[int, typer.Option(min=48, help="Length of each document in tokens.")] = 256,
     limit: Annotated[int, typer.Option("--limit", "--cases", min=1, help="Documents, one fact each.")] = 200,
     values: Annotated[str, typer.Option(help="What the facts hold: digits, words or both.")] = "digits",
-    columns: ColumnsOption = ALL_COLUMNS,
+    columns: ColumnsOption = USUAL_COLUMNS,
     max_tokens: MaxTokensOption = 32,
     data: Annotated[
         Path | None, typer.Option(help="Text round the facts, gzip'd or not; default: the shipped one.")
@@ -132,8 +134,8 @@ def needle(
     token = CancelToken()
     with open_workbench(base, hypernet) as bench, stop_on_signals(token):
         with ProgressView() as view:
-            budget = bench.options(rank=rank).rank
-            options = NeedleOptions(tokens, limit, kind, data, seed, budget, max_tokens, chosen)
+            made = bench.options(rank=rank)
+            options = NeedleOptions(tokens, limit, kind, data, seed, made.rank, max_tokens, chosen, made.chunk_rank)
             result = run(options, bench.engine(view), bench.hypernetwork(view), view, token)
         show_result(result, report, cases_file, as_json)
 

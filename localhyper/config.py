@@ -64,6 +64,10 @@ class AdapterSettings:
     """How adapters are made."""
 
     rank_budget: int = setting(256, "rank an adapter is recompressed to; 0 = never", low=0, high=4096)
+    chunk_rank: int = setting(
+        64, "rank of the adapters that a long document's chunks get beside; 0 = they get none", low=0, high=4096
+    )
+    choose_chunk: bool = setting(True, "whether a long document answers by the chunk that a question is about")
     dtype: str = setting("f16", "number format of adapter files", choices=("f16", "f32", "q8_0"))
 
 

@@ -76,12 +76,19 @@ def create_attach_times(connection: sqlite3.Connection) -> None:
     )
 
 
+def add_chunk_files(connection: sqlite3.Connection) -> None:
+    """Adapters of single chunks beside the whole document's: how many files, and their bytes together."""
+    connection.execute("ALTER TABLE adapters ADD COLUMN chunk_files INTEGER NOT NULL DEFAULT 0")
+    connection.execute("ALTER TABLE adapters ADD COLUMN chunk_bytes INTEGER NOT NULL DEFAULT 0")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     create_adapters,
     create_passages,
     create_jobs,
     create_conversations,
     create_attach_times,
+    add_chunk_files,
 )
 
 

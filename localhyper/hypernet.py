@@ -55,6 +55,11 @@ class Hypernetwork(Protocol):
         """
         ...
 
+    @property
+    def reads_count(self) -> bool:
+        """Whether the number of a document's chunks changes what `generate` makes of one of them."""
+        ...
+
     def bias(self) -> LoraWeights | None:
         """The learned context-free adapter, appended once per document; None when there is none."""
         ...
@@ -106,6 +111,11 @@ class OnnxHypernetwork:
     def info(self) -> BundleInfo:
         """What the bundle says of itself."""
         return self._info
+
+    @property
+    def reads_count(self) -> bool:
+        """Whether the number of a document's chunks changes what `generate` makes of one of them."""
+        return "chunks" in self._inputs
 
     @property
     def providers(self) -> tuple[str, ...]:

@@ -5,11 +5,13 @@ Knows neither models nor hypernetworks; it stores what the pipeline tells it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import sqlite3
+import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -20,6 +22,8 @@ from localhyper.database import Database
 from localhyper.errors import LibraryError
 
 TRASH = ".trash"
+UNFINISHED = ".unfinished"
+STALE_SECONDS = 30 * 24 * 3600
 MAX_NAME = 64
 _NAME = re.compile(r"[^\W_][\w.-]*", re.UNICODE)
 _LIST_HINT = "`localhyper adapters list` shows the names"
@@ -49,6 +53,8 @@ class AdapterInfo:
         size_bytes: Size of the file.
         made_at: ISO 8601 in UTC.
         notes: What was left out of the document and why.
+        chunk_files: Adapters of single chunks beside it, one a chunk; 0 = none.
+        chunk_bytes: Size of their files together.
     """
 
     name: str
@@ -69,7 +75,18 @@ class AdapterInfo:
     size_bytes: int
     made_at: str
     notes: tuple[str, ...] = ()
+    chunk_files: int = 0
+    chunk_bytes: int = 0
     id: int = 0
+
+    @property
+    def all_bytes(self) -> int:
+        """Size of everything on the disk."""
+        return self.size_bytes + self.chunk_bytes
+
+    def chunk_path(self, chunk: int) -> Path:
+        """The adapter file of one chunk, from 0; meaningful where `chunk_files` is not 0."""
+        return chunk_file(chunk_folder(self.path), chunk)
 
     @property
     def usable(self) -> bool:
@@ -132,6 +149,16 @@ def slug(title: str) -> str:
     return text or "adapter"
 
 
+def chunk_folder(adapter: Path) -> Path:
+    """Where the adapters of the single chunks of an adapter's document lie."""
+    return adapter.with_suffix(".chunks")
+
+
+def chunk_file(folder: Path, chunk: int) -> Path:
+    """The adapter of one chunk, from 0, in such a folder."""
+    return folder / f"{chunk:05d}.gguf"
+
+
 class Library:
     """Adapters under one folder: rows in a database, weights in `adapters/*.gguf`."""
 
@@ -151,6 +178,19 @@ class Library:
     def file_for(self, name: str, key: str) -> Path:
         """Where a new adapter's file goes: the name for people, a piece of the key to keep it apart for ever."""
         return self._folder / f"{check_name(name)}-{key[:12]}.gguf"
+
+    def unfinished_folder(self, key: str) -> Path:
+        """Where an attach keeps the adapters of chunks until the whole is stored; the same for the same hex `key`.
+
+        What nobody came back for in a month is deleted.
+        """
+        folder = self._folder / UNFINISHED
+        oldest = time.time() - STALE_SECONDS
+        for other in folder.iterdir() if folder.is_dir() else ():
+            with contextlib.suppress(OSError):
+                if other.stat().st_mtime < oldest:
+                    shutil.rmtree(other, ignore_errors=True)
+        return folder / key
 
     def free_name(self, wanted: str) -> str:
         """`wanted`, or `wanted-2`, `wanted-3`, … until no living adapter has it."""
@@ -248,6 +288,7 @@ class Library:
             connection.execute("UPDATE adapters SET removed_at = ? WHERE id = ?", [now(), info.id])
             if info.path.exists():
                 os.replace(info.path, trash)
+            _move_chunks(info.path, trash)
         return info
 
     def removed(self) -> tuple[AdapterInfo, ...]:
@@ -276,6 +317,7 @@ class Library:
             with self.database.transaction() as connection:
                 connection.execute("UPDATE adapters SET removed_at = NULL, name = ? WHERE id = ?", [free, info.id])
                 os.replace(trash, info.path)
+                _move_chunks(trash, info.path)
         except sqlite3.IntegrityError as error:
             raise LibraryError(f"the document of `{name}` has been attached again since", _LIST_HINT) from error
         return replace(info, name=free)
@@ -286,7 +328,9 @@ class Library:
         with self.database.transaction() as connection:
             _purge_rows(connection, [info.id for info in removed])
         for info in removed:
-            (self._folder / TRASH / f"{info.id}-{info.path.name}").unlink(missing_ok=True)
+            trash = self._folder / TRASH / f"{info.id}-{info.path.name}"
+            trash.unlink(missing_ok=True)
+            shutil.rmtree(chunk_folder(trash), ignore_errors=True)
         return len(removed)
 
     def export(self, name: str, to: Path, *, overwrite: bool = False) -> Path:
@@ -323,6 +367,17 @@ class Library:
             ).fetchall()
         return tuple(_passage(row, float(row["score"])) for row in rows)
 
+    def score_chunks(self, query: str, adapter_ids: Sequence[int]) -> dict[tuple[int, int], float]:
+        """How much each chunk of these adapters' documents has to do with `query`: (adapter id, chunk) to a score.
+
+        The sum of BM25 over a chunk's passages; chunks that share no word with the query are left out.
+        """
+        scores: dict[tuple[int, int], float] = {}
+        for passage in self.search_passages(query, adapter_ids, limit=-1):
+            place = passage.adapter_id, passage.chunk
+            scores[place] = scores.get(place, 0.0) + passage.score
+        return scores
+
     def passages(self, adapter_id: int) -> tuple[Passage, ...]:
         """The whole source text of an adapter, in order."""
         with self.database.reading() as connection:
@@ -341,6 +396,13 @@ class Library:
         values = {field.name: row[field.name] for field in fields(AdapterInfo) if field.name not in ("path", "notes")}
         # `file` is a bare name: a row from elsewhere cannot point out of the folder.
         return AdapterInfo(**values, path=self._folder / Path(row["file"]).name, notes=tuple(json.loads(row["notes"])))
+
+
+def _move_chunks(adapter: Path, to: Path) -> None:
+    """Move the folder of chunk adapters along with their adapter's file."""
+    if chunk_folder(adapter).is_dir():
+        shutil.rmtree(chunk_folder(to), ignore_errors=True)
+        os.replace(chunk_folder(adapter), chunk_folder(to))
 
 
 def _to_row(info: AdapterInfo) -> dict[str, object]:

@@ -18,25 +18,26 @@ from pathlib import Path
 
 import numpy as np
 
-from localhyper.blas_threads import one_core_left
 from localhyper.bundle import BundleInfo, check_base
 from localhyper.checkpoint import Checkpoint, CheckpointFile
+from localhyper.chunk_adapters import ChunkWriter
 from localhyper.chunking import Chunk, first_tokens, split_document
 from localhyper.config import AdapterSettings
+from localhyper.document_sum import DocumentSum
 from localhyper.engine import Activations, BaseModelInfo, Engine
 from localhyper.errors import LibraryError, LocalHyperError, SourceError
 from localhyper.gguf_writer import Dtype
 from localhyper.hypernet import Hypernetwork
-from localhyper.library import AdapterInfo, Library, Passage, check_name
-from localhyper.lora import Accumulator, LoraWeights, Recompressed, even_ranks, working_rank
+from localhyper.library import AdapterInfo, Library, Passage, check_name, chunk_folder
+from localhyper.lora import Recompressed
 from localhyper.new_adapter import Origin, new_adapter, store_adapter
 from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
-from localhyper.whitening import InputMoment, Whitened, add_inputs, whiten
 
 DEFAULT_RANK = AdapterSettings().rank_budget
+DEFAULT_CHUNK_RANK = AdapterSettings().chunk_rank
 UNLIMITED_RANK = 1 << 14  # most an adapter file may have
-KEY_VERSION = 2  # raise it when the same inputs would give another adapter
+KEY_VERSION = 3  # raise it when the same inputs would give another adapter
 CHECKPOINT_SECONDS = 2.0
 ETA_WINDOW = 8
 ETA_AFTER = 3
@@ -53,12 +54,14 @@ class AttachOptions:
         name: Wanted name; empty = from the document's title.
         dtype: Number format of the file.
         cache_dir: Where checkpoints go; None = a stopped run starts over.
+        chunk_rank: Rank budget of the adapters of single chunks, where there are several; 0 = none are made.
     """
 
     rank: int = DEFAULT_RANK
     name: str = ""
     dtype: Dtype = "f16"
     cache_dir: Path | None = None
+    chunk_rank: int = DEFAULT_CHUNK_RANK
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,8 @@ class AttachResult:
         adapter: The library's row; its `energy_kept` is what recompression left of the generated update.
         reused: Whether it had been made before, so that nothing was computed.
         resumed_chunks: Chunks that an earlier, stopped run had finished.
-        timings: Seconds per stage: `chunk`, `encode`, `generate`, `merge`, `write` (of a task that is read as a vector:
-            `embed`, `generate`, `write`); empty when reused.
+        timings: Seconds per stage: `chunk`, `encode`, `generate`, `merge`, `chunk_adapters`, `write`
+            (of a task that is read as a vector: `embed`, `generate`, `write`); empty when reused.
     """
 
     adapter: AdapterInfo
@@ -80,8 +83,9 @@ class AttachResult:
 
 
 def adapter_key(document: Document, base: BaseModelInfo, bundle: BundleInfo, options: AttachOptions) -> str:
-    """Hex digest over all that decides an adapter: text, base (any quantization), hypernetwork, rank, number format."""
-    parts = [KEY_VERSION, document.sha256, base.fingerprint, bundle.sha256, options.rank, options.dtype]
+    """Hex digest over all that decides an adapter: text, base (any quantization), hypernetwork, ranks, format."""
+    parts = [KEY_VERSION, document.sha256, base.fingerprint, bundle.sha256]
+    parts += [options.rank, options.chunk_rank, options.dtype]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -133,11 +137,14 @@ def attach_document(
     found = find_attached(document, engine.info, hypernetwork.info, library, options)
     if found is not None:
         return found
-    run = _Attach(document, engine, hypernetwork, options, progress, cancel or CancelToken())
+    run = _Attach(document, engine, hypernetwork, library, options, progress, cancel or CancelToken())
     chunks = run.split()
-    resumed = run.generate(chunks)
-    result = run.merge()
-    adapter = run.store(library, chunks, result)
+    try:
+        resumed = run.generate(chunks)
+        adapter = run.store(chunks, run.merge())
+    except BaseException:
+        run.abandon()
+        raise
     run.clean()
     return AttachResult(adapter, reused=False, resumed_chunks=resumed, timings=run.timings)
 
@@ -150,17 +157,18 @@ class _Attach:
         document: Document,
         engine: Engine,
         hypernetwork: Hypernetwork,
+        library: Library,
         options: AttachOptions,
         progress: ProgressCallback,
         cancel: CancelToken,
     ) -> None:
-        self._document, self._engine, self._hypernetwork = document, engine, hypernetwork
+        self._document, self._engine, self._hypernetwork, self._library = document, engine, hypernetwork, library
         self._options, self._progress, self._cancel = options, progress, cancel
         self._rank = options.rank or UNLIMITED_RANK
-        self._accumulator: Accumulator | None = None
-        self._moments: dict[str, InputMoment] = {}
+        self._sum = DocumentSum(hypernetwork, self._rank)
         self._checkpoint: CheckpointFile | None = None
-        self.timings = {"chunk": 0.0, "encode": 0.0, "generate": 0.0, "merge": 0.0, "write": 0.0}
+        self._beside: ChunkWriter | None = None
+        self.timings = dict.fromkeys(("chunk", "encode", "generate", "merge", "chunk_adapters", "write"), 0.0)
 
     def split(self) -> Sequence[Chunk]:
         """The document's chunks, at least one."""
@@ -188,15 +196,23 @@ class _Attach:
         return Chunk(0, ids, text, 0, len(text))
 
     def generate(self, chunks: Sequence[Chunk]) -> int:
-        """Sum all chunks' adapters; how many of them an earlier run had done."""
-        self._checkpoint = self._checkpoint_file(chunks)
+        """Sum all chunks' adapters and write those beside; how many of them an earlier run had done."""
+        work = self._work_key(chunks)
+        if len(chunks) > 1 and self._options.chunk_rank:
+            folder = self._library.unfinished_folder(work)
+            self._beside = ChunkWriter(
+                folder, self._options.chunk_rank, self._document, self._engine.info, self._hypernetwork
+            )
+        if self._options.cache_dir is not None:
+            self._checkpoint = CheckpointFile(self._options.cache_dir, work)
         before = self._checkpoint.load() if self._checkpoint is not None else None
-        done = before.done if before is not None and before.done <= len(chunks) else 0
-        if before is not None and done:
-            self._sum(before.state.settled or before.state.pending).restore(before.state)
-            self._moments = dict(before.moments)
-        self._each_chunk(chunks, done)
-        return done
+        if before is None or before.done > len(chunks) or not (self._beside is None or self._beside.has(before.done)):
+            self._each_chunk(chunks, 0)
+            return 0
+        if before.done:
+            self._sum.restore(before.state, before.moments)
+        self._each_chunk(chunks, before.done)
+        return before.done
 
     def _each_chunk(self, chunks: Sequence[Chunk], first: int) -> None:
         eta = _MovingEta()
@@ -209,7 +225,7 @@ class _Attach:
                 started = time.monotonic()
                 activations = self._encode(chunks[done])
                 self._report("generate", done, total, eta.seconds(total - done))
-                self._add(activations, total)
+                self._add(chunks[done], activations, total)
                 eta.add(time.monotonic() - started)
                 if time.monotonic() - saved_at > CHECKPOINT_SECONDS and done + 1 < total:
                     self._save(done + 1)
@@ -235,60 +251,44 @@ class _Attach:
         inside = slice(len(before), len(before) + len(chunk.token_ids))
         return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))
 
-    def _add(self, activations: Activations, chunks: int) -> None:
+    def _add(self, chunk: Chunk, activations: Activations, chunks: int) -> None:
         with self._timed("generate"):
             weights = self._hypernetwork.generate(activations, chunks)
-        with self._timed("merge"), one_core_left():
-            self._sum(weights).add(weights)
-            self._add_inputs(activations)
-
-    def _add_inputs(self, activations: Activations) -> None:
-        """Count the chunk's inputs in, where the bundle whitens by them."""
-        info = self._hypernetwork.info
-        for name, layers in info.targets.items() if info.whitening else ():
-            rows = activations.ffn[[info.capture.ffn_blocks.index(layer) for layer in layers]]
-            self._moments[name] = add_inputs(self._moments.get(name), rows)
-
-    def _whiten(self, weights: LoraWeights) -> Whitened:
-        return whiten(weights, self._moments, self._hypernetwork.metrics(), self._hypernetwork.info.whitening)
-
-    def _sum(self, like: LoraWeights | None = None) -> Accumulator:
-        """The accumulator, made when the widths of the targets are known."""
-        if self._accumulator is None:
-            self._accumulator = Accumulator(self._limit(like), self._hypernetwork.metrics())
-        return self._accumulator
-
-    def _limit(self, like: LoraWeights | None) -> int:
-        targets = like.targets.values() if like is not None else ()
-        return working_rank(self._rank, [(target.a.shape[2], target.b.shape[1]) for target in targets])
+        if self._beside is not None:  # first: a chunk that is in the sum has its own adapter, too
+            with self._timed("chunk_adapters"):
+                alone = self._hypernetwork.generate(activations, 1) if self._hypernetwork.reads_count else weights
+                self._beside.write(chunk, alone, activations)
+        with self._timed("merge"):
+            self._sum.add(weights, activations)
 
     def merge(self) -> Recompressed:
         """The bias appended once, recompressed to the budget."""
         self._cancel.check()
         self._report("merge", 0, 1)
-        with self._timed("merge"), one_core_left():
-            turn = self._whiten if self._hypernetwork.info.whitening else None
-            result = self._sum().finish(self._hypernetwork.bias(), self._rank, turn)
-            result = Recompressed(even_ranks(result.weights), result.energy_kept)
+        with self._timed("merge"):
+            result = self._sum.finish()
         if result.weights.rank == 0:
             raise SourceError(f"`{self._document.title}` is too short to make an adapter of", "attach more text")
         self._report("merge", 1, 1)
         return result
 
-    def store(self, library: Library, chunks: Sequence[Chunk], result: Recompressed) -> AdapterInfo:
+    def store(self, chunks: Sequence[Chunk], result: Recompressed) -> AdapterInfo:
         """Write the file, then the row."""
         self._report("write", 0, 1)
         document, base, bundle = self._document, self._engine.info, self._hypernetwork.info
         with self._timed("write"):
             info = new_adapter(
-                library,
+                self._library,
                 Origin(document, base, bundle, adapter_key(document, base, bundle, self._options)),
                 self._options.name,
                 result,
                 tokens=sum(len(chunk.token_ids) for chunk in chunks),
                 chunks=len(chunks),
             )
-            stored = store_adapter(library, info, result.weights, base, self._options.dtype, _passages(chunks))
+            if self._beside is not None:
+                size = self._beside.move_to(chunk_folder(info.path))
+                info = replace(info, chunk_files=len(chunks), chunk_bytes=size)
+            stored = store_adapter(self._library, info, result.weights, base, self._options.dtype, _passages(chunks))
         self._report("write", 1, 1)
         return stored
 
@@ -297,19 +297,25 @@ class _Attach:
         if self._checkpoint is not None:
             self._checkpoint.remove()
 
-    def _checkpoint_file(self, chunks: Sequence[Chunk]) -> CheckpointFile | None:
-        if self._options.cache_dir is None:
-            return None
+    def abandon(self) -> None:
+        """What nothing can go on from is deleted."""
+        if self._checkpoint is None and self._beside is not None:
+            self._beside.remove()
+
+    def _work_key(self, chunks: Sequence[Chunk]) -> str:
+        """Hex digest over all that decides what is computed."""
         info = self._hypernetwork.info
-        digest = hashlib.sha256(json.dumps([KEY_VERSION, info.sha256, info.base_fingerprint, self._rank]).encode())
+        how = [KEY_VERSION, info.sha256, info.base_fingerprint, self._rank, self._options.chunk_rank]
+        digest = hashlib.sha256(json.dumps(how).encode())
         for chunk in chunks:
             digest.update(len(chunk.token_ids).to_bytes(8, "little"))
             digest.update(np.ascontiguousarray(chunk.token_ids, dtype="<i4").tobytes())
-        return CheckpointFile(self._options.cache_dir, digest.hexdigest())
+        return digest.hexdigest()
 
     def _save(self, done: int) -> None:
-        if self._checkpoint is not None and self._accumulator is not None:
-            self._checkpoint.save(Checkpoint(done, self._accumulator.state, self._moments))
+        state = self._sum.state
+        if self._checkpoint is not None and state is not None:
+            self._checkpoint.save(Checkpoint(done, state, self._sum.moments))
 
     def _report(self, stage: str, done: int, total: int, eta: float | None = None) -> None:
         self._progress(Progress(stage, done, total, self._document.title, eta))

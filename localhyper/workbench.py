@@ -28,6 +28,7 @@ from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_
 if TYPE_CHECKING:
     from localhyper.adapter_import import Imported
     from localhyper.adapter_merge import Merged, MergeSource
+    from localhyper.chunk_choice import Choose
     from localhyper.gguf_writer import Dtype
     from localhyper.hypernet import OnnxHypernetwork
     from localhyper.jobs import JobRequest
@@ -166,12 +167,20 @@ class Workbench:
         """How replies are made, as set."""
         return Sampling(**dataclasses.asdict(self.config.sampling))
 
+    @property
+    def choose(self) -> Choose:
+        """Which adapters answer a question, as set."""
+        from localhyper.chunk_choice import whole
+        from localhyper.chunk_chooser import ChunkChooser
+
+        return ChunkChooser(lambda: self.library) if self.config.adapter.choose_chunk else whole
+
     def options(self, name: str = "", rank: int | None = None) -> AttachOptions:
         """How adapters are made, as set; `rank` None = as set."""
         settings = self.config.adapter
         dtype = cast("Dtype", settings.dtype)
         wanted = settings.rank_budget if rank is None else rank
-        return AttachOptions(wanted, name, dtype, self.paths.chunk_cache_dir)
+        return AttachOptions(wanted, name, dtype, self.paths.chunk_cache_dir, settings.chunk_rank)
 
     def read(
         self,

@@ -23,6 +23,7 @@ def details(info: AdapterInfo, fits: str, task: str = "") -> list[tuple[str, str
         ("text sha256", plain(info.document_sha256)),
         ("tokens", f"{info.tokens:,} in {info.chunks:,} chunk{'s' if info.chunks != 1 else ''}" if info.tokens else ""),
         ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept"),
+        ("chunks", _chunk_adapters(info) if info.chunk_files else ""),
         ("fits", fits),
         ("base", f"{plain(info.base_name)} ({info.base_fingerprint[:16]}…)"),
         ("hypernetwork", f"{plain(info.hypernet_name)} ({info.hypernet_sha256[:16]}…)" if info.hypernet_name else ""),
@@ -31,6 +32,10 @@ def details(info: AdapterInfo, fits: str, task: str = "") -> list[tuple[str, str
         *((_label(note), plain(note)) for note in info.notes),
     ]
     return [(label, value) for label, value in rows if value]
+
+
+def _chunk_adapters(info: AdapterInfo) -> str:
+    return f"an adapter of each, {size_text(info.chunk_bytes)}; a question is answered by the one it is about"
 
 
 def _task(text: str) -> str:

@@ -179,8 +179,9 @@ class ChatScreen(ChatAttach, ChatHistory):
                 shown = visible(text)
                 active.turn.reply += shown
                 await active.view.write(shown)
-            case host_events.ReplyDone(_, stats, forgotten):
+            case host_events.ReplyDone(_, stats, forgotten, chunk):
                 active.turn.stats, active.turn.forgotten = stats, forgotten
+                active.turn.note = ", ".join(filter(None, [plain(chunk), active.turn.note]))
                 await self._end(active)
                 self.state.replied(stats)
             case host_events.ReplyFailed(_, failure):

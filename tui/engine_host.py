@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from localhyper.chat import ChatSession
+from localhyper.chunk_choice import Choose
 from localhyper.config import Config
 from localhyper.engine import Engine
 from localhyper.errors import Cancelled
@@ -102,8 +103,8 @@ class _Waiting:
 class _Session(ChatSession):
     """A conversation that begins with the request's history: the app may have dropped or repeated turns."""
 
-    def __init__(self, engine: Engine, request: AskRequest) -> None:
-        super().__init__(engine, adapters=request.adapters, sampling=request.sampling)
+    def __init__(self, engine: Engine, request: AskRequest, choose: Choose) -> None:
+        super().__init__(engine, adapters=request.adapters, sampling=request.sampling, choose=choose)
         self._messages = list(request.messages[:-1])
 
 
@@ -332,7 +333,7 @@ class ThreadEngineHost:
         """Stream one reply."""
         token.check()
         self._say(ReplyStarted(request.request_id))
-        session = _Session(engine, request)
+        session = _Session(engine, request, self._room.choose)
         session.use(request.adapters)  # always: a file may have been made anew under the same name
         token.check()
         stats = None
@@ -340,7 +341,8 @@ class ThreadEngineHost:
             if piece.text:
                 self._say(ReplyPiece(request.request_id, piece.text))
             stats = piece.stats or stats
-        return ReplyDone(request.request_id, stats, session.forgotten)
+        chunk = str(session.chunk) if session.chunk is not None else ""
+        return ReplyDone(request.request_id, stats, session.forgotten, chunk)
 
     def _free(self) -> None:
         """Close the engine there is, if any."""

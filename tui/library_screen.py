@@ -37,7 +37,7 @@ COLUMNS: tuple[tuple[str, Sorter], ...] = (
     ("from", lambda info: info.kind),
     ("tokens", lambda info: -info.tokens),
     ("rank", lambda info: -info.rank),
-    ("size", lambda info: -info.size_bytes),
+    ("size", lambda info: -info.all_bytes),
     ("fits", lambda info: info.base_name.casefold()),
     ("made", lambda info: info.made_at),
 )
@@ -151,7 +151,7 @@ class LibraryScreen(SidePlace):
         if current is not None and current.id in numbers:
             table.move_cursor(row=numbers.index(current.id))
         self._say("" if self._shown else _NONE_FOUND if self._all else _EMPTY_TRASH if self._trash else _EMPTY)
-        size = size_text(sum(info.size_bytes for info in self._shown))
+        size = size_text(sum(info.all_bytes for info in self._shown))
         what = "in the trash" if self._trash else "adapters" if len(self._shown) != 1 else "adapter"
         told = f"{len(self._shown)} {what}, {size}" if self._shown else ""
         self.query_one("#summary", Static).update(told + self._told_of_marks)
@@ -174,7 +174,7 @@ class LibraryScreen(SidePlace):
             (plain(info.kind), "left"),
             (f"{info.tokens:,}" if info.tokens else "-", "right"),
             (str(info.rank), "right"),
-            (size_text(info.size_bytes), "right"),
+            (size_text(info.all_bytes), "right"),
             (self._fits(info), "left"),
             (day_text(info.made_at), "left"),
         ]

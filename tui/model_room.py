@@ -11,6 +11,7 @@ from typing import Protocol
 
 from localhyper.attach_times import AttachTimes
 from localhyper.bundle import BundleInfo
+from localhyper.chunk_choice import Choose
 from localhyper.config import Config
 from localhyper.engine import Engine
 from localhyper.errors import ModelError
@@ -38,6 +39,11 @@ class ModelRoom(Protocol):
 
     def load(self, config: Config, report: ProgressCallback) -> Engine:
         """Load the model that the settings name."""
+        ...
+
+    @property
+    def choose(self) -> Choose:
+        """Which of the adapters in force answer a question, as the settings say."""
         ...
 
     def free(self) -> None:
@@ -99,6 +105,11 @@ class WorkbenchRoom:
 
     def _make(self, config: Config) -> Workbench:
         return Workbench(self._paths, config)
+
+    @property
+    def choose(self) -> Choose:
+        """See `ModelRoom.choose`."""
+        return self._loaded().choose
 
     def free(self) -> None:
         """See `ModelRoom.free`."""

@@ -73,6 +73,11 @@ class _OnceHypernetwork:
         """What the bundle says of itself."""
         return self._hypernetwork.info
 
+    @property
+    def reads_count(self) -> bool:
+        """As the hypernetwork."""
+        return self._hypernetwork.reads_count
+
     def generate(self, activations: Activations, chunks: int = 1) -> LoraWeights:
         """The weights of the chunk that was encoded last."""
         chunk = self._engine.chunk
@@ -126,7 +131,7 @@ class AttachOnce:
         home = self._folder / f"rank-{rank}"
         home.mkdir(exist_ok=True)
         library = Library(Database(home / "library.sqlite3"), home / "adapters")
-        options = AttachOptions(rank=rank, name="evaluated")
+        options = AttachOptions(rank=rank, chunk_rank=0, name="evaluated")
         engine = cast("Engine", self._engine)  # an attach neither chats nor scores
         return attach_document(
             self._document, engine, self._hypernetwork, library, options, cancel=self._cancel

@@ -1,9 +1,10 @@
-"""What all suites share: the four columns, their prompts, one question at a time, and the adapters they need.
+"""What all suites share: the five columns, their prompts, one question at a time, and the adapters they need.
 
     none       the question alone, no adapter
     context    the document before the question in the same message, no adapter
-    adapter    the question alone, the document's adapter attached
-    shuffled   the question alone, another document's adapter attached: what an adapter changes without knowing anything
+    adapter    the question alone, the document attached: of a long one, the chunk that the question is about answers
+    whole      the question alone, the adapter of the whole document in force, however long it is
+    shuffled   the question alone, another document attached as in `adapter`: what one changes that knows nothing
 
 Knows engines and adapter files, no scores; `frame` runs a whole suite with it.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from localhyper.bundle import BundleInfo
+from localhyper.chunk_choice import Choose, whole
 from localhyper.config import did_you_mean
 from localhyper.engine import AdapterUse, ChatMessage, Engine, GenerationStats, Sampling
 from localhyper.errors import ConfigError
@@ -27,7 +29,8 @@ from localhyper.hypernet import Hypernetwork
 from localhyper.progress import CancelToken, Progress, ProgressCallback
 from localhyper.sources.document import Document
 
-COLUMNS = ("none", "context", "adapter", "shuffled")
+COLUMNS = ("none", "context", "adapter", "whole", "shuffled")
+USUAL_COLUMNS = ("none", "context", "adapter", "shuffled")
 _SPARE_TOKENS = 16  # a text cut by tokens may have a few more when tokenized again
 
 MakeAdapter = Callable[[Document, Path], Path]
@@ -101,7 +104,9 @@ def make_document(title: str, text: str) -> Document:
     return Document(title=title, text=text, kind="text", sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
-def attach_maker(engine: Engine, hypernetwork: Hypernetwork, rank: int, cancel: CancelToken) -> MakeAdapter:
+def attach_maker(
+    engine: Engine, hypernetwork: Hypernetwork, rank: int, cancel: CancelToken, chunk_rank: int = 0
+) -> MakeAdapter:
     """Makes adapters exactly as `localhyper attach` does, each in a library of its own under the folder it is given."""
     from localhyper.database import Database
     from localhyper.library import Library
@@ -109,7 +114,7 @@ def attach_maker(engine: Engine, hypernetwork: Hypernetwork, rank: int, cancel: 
 
     def make(document: Document, folder: Path) -> Path:
         library = Library(Database(folder / "library.sqlite3"), folder / "adapters")
-        options = AttachOptions(rank=rank, name="evaluated")
+        options = AttachOptions(rank=rank, name="evaluated", chunk_rank=chunk_rank)
         return attach_document(document, engine, hypernetwork, library, options, cancel=cancel).adapter.path
 
     return make
@@ -128,6 +133,7 @@ class AdapterRing:
     def __init__(self, documents: Items[Document], make: MakeAdapter, folder: Path) -> None:
         self._documents, self._make, self._folder = documents, make, folder
         self._paths: dict[int, Path] = {}
+        self._choosers: dict[int, Choose] = {}
         self.costs: dict[int, AttachCost] = {}
 
     def own(self, index: int) -> Path:
@@ -138,31 +144,44 @@ class AdapterRing:
             started = time.perf_counter()
             path = self._make(document, folder)
             self.costs[index] = cost_of(path, time.perf_counter() - started)
-            self._paths[index] = path
+            self._paths[index], self._choosers[index] = path, _chooser(folder)
         return self._paths[index]
+
+    def answering(self, index: int, question: str) -> tuple[AdapterUse, ...]:
+        """What answers a question with document `index` attached."""
+        return self._choosers[index]([question], [AdapterUse(self.own(index))]).uses
 
     def next_to(self, index: int) -> int:
         """Number of the document whose adapter is the control of document `index`."""
         return (index + 1) % len(self._documents)
 
-    def other(self, index: int) -> Path:
-        """Adapter of the next document."""
-        return self.own(self.next_to(index))
-
     def finish(self, index: int) -> None:
         """Delete what document `index` alone needed; the first one's adapter is still the last one's control."""
         if index > 0 and self._paths.pop(index, None) is not None:
+            del self._choosers[index]
             shutil.rmtree(self._folder / str(index), ignore_errors=True)
 
 
-def use_column(engine: Engine, column: str, ring: AdapterRing, index: int) -> None:
-    """Attach what `column` of document `index` needs."""
-    if column == "adapter":
-        engine.set_adapters([AdapterUse(ring.own(index))])
-    elif column == "shuffled":
-        engine.set_adapters([AdapterUse(ring.other(index))])
-    else:
-        engine.set_adapters([])
+def _chooser(folder: Path) -> Choose:
+    """How the library that an attach left in `folder` chooses; without one, there are whole adapters only."""
+    from localhyper.chunk_chooser import ChunkChooser
+    from localhyper.database import Database
+    from localhyper.library import Library
+
+    file = folder / "library.sqlite3"
+    if not file.exists():
+        return whole
+    library = Library(Database(file), folder / "adapters")
+    return ChunkChooser(lambda: library)
+
+
+def adapters_for(column: str, ring: AdapterRing, index: int, question: str) -> tuple[AdapterUse, ...]:
+    """What `column` has in force for a question on document `index`; makes what is not there yet."""
+    if column not in ("adapter", "whole", "shuffled"):
+        return ()
+    document = ring.next_to(index) if column == "shuffled" else index
+    path = ring.own(document)
+    return (AdapterUse(path),) if column == "whole" else ring.answering(document, question)
 
 
 def message_for(column: str, question: str, shown: str) -> str:

@@ -8,23 +8,23 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.columns import (
-    COLUMNS,
+    USUAL_COLUMNS,
     AdapterRing,
     Items,
     MakeAdapter,
     Reporter,
     Shown,
+    adapters_for,
     attach_maker,
     check_columns,
     show_document,
-    use_column,
 )
 from localhyper.evaluate.costs import AttachCost, AttachMeans, ContextLengths, attach_means, context_lengths
 from localhyper.hypernet import Hypernetwork
@@ -58,22 +58,24 @@ class Setup:
     Attributes:
         engine: The base model; adapters in force are put back at the end.
         hypernetwork: Makes the adapters.
-        columns: Columns to measure, in the order of `COLUMNS`.
+        columns: Columns to measure, in the order of `columns.COLUMNS`.
         rank: Rank budget of the adapters; 0 = no recompression.
         context_tokens: Most tokens of a document in the context column; 0 = what fits into the window.
         progress: Told after each document.
         cancel: Stops between tokens.
         make_adapter: Document and folder to adapter file; None = as `localhyper attach` does.
+        chunk_rank: Rank budget of the adapters of long documents' chunks; 0 = they get none.
     """
 
     engine: Engine
     hypernetwork: Hypernetwork
-    columns: tuple[str, ...] = COLUMNS
+    columns: tuple[str, ...] = USUAL_COLUMNS
     rank: int = 0
     context_tokens: int = 0
     progress: ProgressCallback = ignore_progress
     cancel: CancelToken | None = None
     make_adapter: MakeAdapter | None = None
+    chunk_rank: int = 0
 
 
 @dataclass(frozen=True)
@@ -92,17 +94,19 @@ class Subject:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a suite stands: the engine now has what `column` of document `index` needs.
+    """Where a suite stands.
 
     Attributes:
         shown: The document as the context column sees it; empty in the others.
-        cost: What the adapter in force took; None without one.
+        cost: What making the document's adapter took; None without one.
+        attach: Brings into force what this column has for a question; to be called before each one.
     """
 
     index: int
     column: str
     shown: str
     cost: AttachCost | None
+    attach: Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,7 @@ def check_setup(columns: Sequence[str], documents: int, max_tokens: int, context
 
 
 def measure(setup: Setup, subjects: Items[Subject], ask: Callable[[Place], Iterable[Case]]) -> Outcome[Case]:
-    """Call `ask` for every document in every column, with that column's adapter in force.
+    """Call `ask` for every document in every column.
 
     Args:
         setup: What to work with.
@@ -144,7 +148,8 @@ def measure(setup: Setup, subjects: Items[Subject], ask: Callable[[Place], Itera
         Cancelled: `setup.cancel` was set; nothing is kept.
     """
     cancel = setup.cancel or CancelToken()
-    make = setup.make_adapter or attach_maker(setup.engine, setup.hypernetwork, setup.rank, cancel)
+    chunk_rank = setup.chunk_rank if {"adapter", "shuffled"} & set(setup.columns) else 0  # `whole` needs none
+    make = setup.make_adapter or attach_maker(setup.engine, setup.hypernetwork, setup.rank, cancel, chunk_rank)
     before = setup.engine.adapters
     try:
         with tempfile.TemporaryDirectory(prefix="localhyper-eval-") as folder:
@@ -172,10 +177,14 @@ class _Walk:
             for column in self._setup.columns:
                 cancel.check()
                 shown = self._show(subject).text if column == "context" else ""
-                use_column(self._setup.engine, column, self.ring, index)
-                yield Place(index, column, shown, self._cost(column, index))
+                attach = partial(self._attach, column, index)
+                attach("")  # so that the cost of making it is known
+                yield Place(index, column, shown, self._cost(column, index), attach)
             self.ring.finish(index)
         self._reporter.report(len(self._subjects), "")
+
+    def _attach(self, column: str, index: int, question: str) -> None:
+        self._setup.engine.set_adapters(adapters_for(column, self.ring, index, question))
 
     def _show(self, subject: Subject) -> Shown:
         setup, text = self._setup, subject.document.text
@@ -184,5 +193,5 @@ class _Walk:
         return shown
 
     def _cost(self, column: str, index: int) -> AttachCost | None:
-        numbers = {"adapter": index, "shuffled": self.ring.next_to(index)}
+        numbers = {"adapter": index, "whole": index, "shuffled": self.ring.next_to(index)}
         return self.ring.costs[numbers[column]] if column in numbers else None

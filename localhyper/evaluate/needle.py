@@ -13,7 +13,7 @@ from pathlib import Path
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.columns import (
-    COLUMNS,
+    USUAL_COLUMNS,
     Items,
     MakeAdapter,
     RunInfo,
@@ -31,7 +31,7 @@ from localhyper.evaluate.haystack import read_sentences as read_sentences  # oth
 from localhyper.evaluate.metrics import holds_value
 from localhyper.evaluate.needle_scores import NeedleCase, NeedleScores, needle_scores
 from localhyper.hypernet import Hypernetwork
-from localhyper.pipeline import DEFAULT_RANK
+from localhyper.pipeline import DEFAULT_CHUNK_RANK, DEFAULT_RANK
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 
 
@@ -45,9 +45,10 @@ class NeedleOptions:
         values: 4-digit numbers, words, or both in turn.
         filler: Text file (gzip'd or not) the sentences round the fact come from; None = the one in the package.
         seed: Seed of facts and filler.
-        rank: Rank budget of the adapters; 0 = no recompression.
+        rank: Rank budget of the documents' adapters; 0 = no recompression.
         max_tokens: Longest reply.
         columns: Columns to measure.
+        chunk_rank: Rank budget of the adapters of a long document's chunks; 0 = it answers as a whole.
     """
 
     tokens: int = 256
@@ -57,7 +58,8 @@ class NeedleOptions:
     seed: int = 0
     rank: int = DEFAULT_RANK
     max_tokens: int = 32
-    columns: tuple[str, ...] = COLUMNS
+    columns: tuple[str, ...] = USUAL_COLUMNS
+    chunk_rank: int = DEFAULT_CHUNK_RANK
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class NeedleResult:
 
     Attributes:
         mean_tokens: Mean length of the documents.
-        columns: One per column measured, in the order of `COLUMNS`.
+        columns: One per column measured, in the order of `columns.COLUMNS`.
         skipped: Columns left out: the context column where documents do not fit into the window.
         attached: What attaching took; None without an adapter.
         cases: Every question in every column.
@@ -105,7 +107,7 @@ def run(
     if not columns:
         raise ConfigError(skipped[0].reason, "make the documents shorter with --tokens, or name other --columns")
     haystacks = Lazy(options.cases, maker.make)
-    setup = Setup(engine, hypernetwork, columns, options.rank, 0, progress, cancel, make_adapter)
+    setup = Setup(engine, hypernetwork, columns, options.rank, 0, progress, cancel, make_adapter, options.chunk_rank)
     subjects = Lazy(options.cases, lambda index: _subject(index, haystacks[index], options.max_tokens))
     outcome = measure(setup, subjects, _Asker(options, engine, haystacks, cancel).cases)
     lengths = [case.tokens for case in outcome.cases if case.column == columns[0]]
@@ -160,6 +162,7 @@ class _Asker:
         haystack = self.haystacks[place.index]
         question, value = haystack.fact.question, haystack.fact.value
         message = message_for(place.column, question, place.shown)
+        place.attach(question)
         reply = ask(self.engine, message, self.options.max_tokens, self.cancel)
         yield NeedleCase(
             case=place.index,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from localhyper.engine import ChatMessage, Engine
-from localhyper.evaluate.columns import COLUMNS, MakeAdapter, RunInfo, ask, make_document, message_for, run_info
+from localhyper.evaluate.columns import USUAL_COLUMNS, MakeAdapter, RunInfo, ask, make_document, message_for, run_info
 from localhyper.evaluate.costs import AttachMeans, ContextLengths
 from localhyper.evaluate.frame import Outcome, Place, Setup, Subject, check_setup, measure
 from localhyper.evaluate.intervals import Estimate
@@ -21,7 +21,7 @@ from localhyper.evaluate.metrics import best, exact_match, f1, rouge_l
 from localhyper.evaluate.reading_set import Passage, Question, read_reading_set, sample_questions
 from localhyper.evaluate.squad_scores import SquadCase, SquadFigures, SquadScores
 from localhyper.hypernet import Hypernetwork
-from localhyper.pipeline import DEFAULT_RANK
+from localhyper.pipeline import DEFAULT_CHUNK_RANK, DEFAULT_RANK
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 
 
@@ -34,11 +34,12 @@ class SquadOptions:
         limit: Questions drawn at random; 0 = all.
         seed: Seed of the draw and of the bootstrap.
         generate: Whether to generate replies; without, only log-likelihoods are measured.
-        rank: Rank budget of the adapters; 0 = no recompression.
+        rank: Rank budget of the documents' adapters; 0 = no recompression.
         max_tokens: Longest reply.
         documents: Documents drawn at random, questions are drawn among theirs; 0 = all.
         context_tokens: Most tokens of a document in the context column; 0 = what fits into the window.
         columns: Columns to measure.
+        chunk_rank: Rank budget of the adapters of a long document's chunks; 0 = it answers as a whole.
     """
 
     data: Path
@@ -49,7 +50,8 @@ class SquadOptions:
     max_tokens: int = 32
     documents: int = 0
     context_tokens: int = 0
-    columns: tuple[str, ...] = COLUMNS
+    columns: tuple[str, ...] = USUAL_COLUMNS
+    chunk_rank: int = DEFAULT_CHUNK_RANK
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class SquadResult:
 
     Attributes:
         shortened: Documents cut at the end in the context column.
-        columns: One per column measured, in the order of `COLUMNS`.
+        columns: One per column measured, in the order of `columns.COLUMNS`.
         differences: `adapter - none` and `adapter - shuffled`, paired; those whose columns were measured.
         f1_ratio: F1 with the adapter over F1 with the document in the prompt; None where it cannot be given.
         rouge_l_ratio: The same of ROUGE-L.
@@ -114,7 +116,15 @@ def run(
     everything = read_reading_set(options.data)
     passages = sample_questions(everything, options.limit, options.seed, documents=options.documents, least=least)
     setup = Setup(
-        engine, hypernetwork, options.columns, options.rank, options.context_tokens, progress, cancel, make_adapter
+        engine,
+        hypernetwork,
+        options.columns,
+        options.rank,
+        options.context_tokens,
+        progress,
+        cancel,
+        make_adapter,
+        options.chunk_rank,
     )
     subjects = [_subject(engine, passage, options.max_tokens) for passage in passages]
     outcome = measure(setup, subjects, _Asker(options, engine, passages, cancel).cases)
@@ -141,6 +151,7 @@ class _Asker:
         """All questions of a document in a column, one after the other: what their prompts share is read once."""
         passage = self.passages[place.index]
         for question in passage.questions:
+            place.attach(question.text)
             yield self._case(passage, question, place.column, message_for(place.column, question.text, place.shown))
 
     def _case(self, passage: Passage, question: Question, column: str, message: str) -> SquadCase:

@@ -14,6 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from localhyper.chunk_choice import Choose, whole
 from localhyper.engine import ChatMessage, Engine, Piece, Sampling
 from localhyper.errors import AdapterError, ConfigError, ContextError, LocalHyperError, ModelError
 from localhyper.progress import CancelToken
@@ -78,10 +79,11 @@ class EngineThread:
     Args:
         open_engine: Loads a base model file.
         places: Requests that may wait.
+        choose: Which of a request's adapters answer.
     """
 
-    def __init__(self, open_engine: Callable[[Path], Engine], places: int = PLACES) -> None:
-        self._open_engine = open_engine
+    def __init__(self, open_engine: Callable[[Path], Engine], places: int = PLACES, choose: Choose = whole) -> None:
+        self._open_engine, self._choose = open_engine, choose
         self._queue: FairQueue[Ticket] = FairQueue(places)
         self._lock = threading.Lock()
         self._running: Ticket | None = None
@@ -185,7 +187,7 @@ class EngineThread:
         if ticket.cancel.cancelled:
             ticket.post(stopping())
             return
-        engine = self._prepared(ticket.choice)
+        engine = self._prepared(ticket)
         try:
             engine.render(ticket.messages)
         except ModelError as error:
@@ -204,8 +206,9 @@ class EngineThread:
             else:
                 ticket.post(piece)
 
-    def _prepared(self, choice: ModelChoice) -> Engine:
-        """The engine, with the adapters in force."""
+    def _prepared(self, ticket: Ticket) -> Engine:
+        """The engine, with the adapters that answer in force."""
+        choice = ticket.choice
         try:
             engine = self._engine_for(choice)
         except LocalHyperError as error:
@@ -215,7 +218,8 @@ class EngineThread:
                 code="model_unavailable",
             ) from error  # fmt: skip
         try:
-            engine.set_adapters(choice.adapters)
+            questions = [message.content for message in ticket.messages if message.role == "user"]
+            engine.set_adapters(self._choose(questions, choice.adapters).uses)
         except AdapterError as error:
             _log.error("`%s` cannot be used: %s", choice.id, error.message)
             raise ApiError(

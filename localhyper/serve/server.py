@@ -27,6 +27,7 @@ from localhyper.serve.catalogue import Catalogue
 from localhyper.serve.connection import Connection
 from localhyper.serve.engine_thread import EngineThread
 from localhyper.serve.model_names import default_choice
+from localhyper.workbench import Workbench
 
 MAX_CONNECTIONS = 512
 STOP_SECONDS = 1.5
@@ -90,7 +91,7 @@ def run(paths: Paths, config: Config, options: ServeOptions, ready: Callable[[st
     catalogue.check_default()
     with contextlib.closing(bind(family, address, options)) as listener:
         first = default_choice(catalogue.snapshot())
-        engine = EngineThread(_opener(config))
+        engine = EngineThread(_opener(config), choose=Workbench(paths, config).choose)
         engine.start(first).result()
         _log_to_our_file()
         app = build_app(Api(catalogue, engine, Sampling(**dataclasses.asdict(config.sampling))), access)

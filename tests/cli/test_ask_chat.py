@@ -114,3 +114,48 @@ def test_chat_reads_lines_and_commands(shell: Shell, lease: Path) -> None:
 
 def test_chat_ends_with_its_input(shell: Shell) -> None:
     assert shell.run("chat", "--base", shell.base, "--max-tokens", "2", stdin="Hi\n").returncode == 0
+
+
+CHAPTERS = (
+    "The bell tower was built by Ines Falk. The mill pond froze in March. The ferry leaves at seven. "
+    "Bread is baked on Fridays. The museum keeps a blue kite. Nobody lives on the island."
+)
+
+
+def test_a_long_document_answers_by_the_chunk_that_is_asked_about(shell: Shell, tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(CHAPTERS)
+    made = shell.attach(book)
+    assert "and an adapter of each chunk, " in made.stderr
+    listed = json.loads(shell.run("adapters", "show", "book", "--json").stdout)
+    assert listed["chunk_files"] == listed["chunks"] > 2 and listed["chunk_bytes"] > 0
+    assert f"chunks        {listed['chunks']} adapters, " in shell.run("adapters", "show", "book").stdout
+    code, out, err = ask(shell, "Where is the blue kite?", "--with", "book@2", "--json")
+    assert code == 0, err
+    (answer,) = json.loads(out)["answers"]
+    assert answer["chunk"]["name"] == "book" and answer["chunk"]["chunks"] == listed["chunks"]
+    assert answer["adapters"][0]["path"] == listed["path"]
+    chunk = Path(listed["path"]).with_suffix(".chunks") / f"{answer['chunk']['chunk']:05d}.gguf"
+    by_file = json.loads(ask(shell, "Where is the blue kite?", "--with", f"{chunk}@2", "--json")[1])["answers"][0]
+    assert by_file["text"] == answer["text"]
+    assert (
+        f"(by chunk {answer['chunk']['chunk'] + 1} of {listed['chunks']} of book, "
+        in ask(shell, "Where is the blue kite?", "--with", "book")[2]
+    )
+    whole = json.loads(ask(shell, "Where is the blue kite?", "--with", "book", "--whole", "--json")[1])["answers"][0]
+    assert whole["chunk"] is None
+    config = shell.home / "config" / "config.toml"
+    config.write_text("[adapter]\nchoose_chunk = false\n")
+    assert "by chunk" not in ask(shell, "Where is the blue kite?", "--with", "book")[2]
+
+
+def test_a_chat_stays_with_what_it_is_about(shell: Shell, tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text(CHAPTERS)
+    shell.attach(book)
+    said = "Who built the bell tower?\nWhen does the ferry leave?\n/exit\n"
+    done = shell.run("chat", "--with", "book", "--base", shell.base, "--max-tokens", "4", stdin=said)
+    by = [line.split(" of ")[0] for line in done.stderr.splitlines() if line.startswith("(by chunk ")]
+    assert len(by) == 2 and len(set(by)) == 2, done.stderr
+    whole = shell.run("chat", "--with", "book", "--whole", "--base", shell.base, "--max-tokens", "4", stdin=said)
+    assert "by chunk" not in whole.stderr

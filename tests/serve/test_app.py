@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from localhyper.engine import Engine
+from localhyper.chunk_choice import Choice
+from localhyper.engine import AdapterUse, Engine
 from localhyper.errors import LibraryError, ModelError
 from localhyper.serve.access import Access
 from localhyper.serve.catalogue import Snapshot
@@ -95,6 +96,26 @@ async def test_a_reply_cut_short_says_so(server: Scripted, stream: bool) -> None
     response = await post(server, body(max_tokens=5, stream=stream))
     choice = events_of(response)[-2]["choices"][0] if stream else response.json()["choices"][0]
     assert choice["finish_reason"] == "length"
+
+
+async def test_of_a_long_document_the_chunk_that_is_asked_about_answers() -> None:
+    asked: list[list[str]] = []
+
+    def choose(questions: Sequence[str], uses: Sequence[AdapterUse]) -> Choice:
+        asked.append(list(questions))
+        return Choice(tuple(AdapterUse(Path("chunk.gguf"), use.scale) for use in uses))
+
+    with scripted(choose=choose) as server:
+        messages = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Who?"},
+            {"role": "assistant", "content": "Ada."},
+            {"role": "user", "content": "When?"},
+        ]
+        request = {"model": "tiny+rules@2", "messages": messages}
+        assert (await server.client().post("/v1/chat/completions", json=request)).status_code == 200
+        assert asked == [["Who?", "When?"]]
+        assert server.engine.adapters == (AdapterUse(Path("chunk.gguf"), 2.0),)
 
 
 async def test_the_model_sets_base_and_adapters(server: Scripted) -> None:

@@ -88,6 +88,30 @@ async def test_dialog_counts_and_the_finished_adapter_answers_at_once(note: Path
         assert "attached before as “my-bold-note-s”: costs nothing" in facts(bench)
 
 
+async def test_a_long_documents_reply_says_which_chunk_it_came_from(tmp_path: Path) -> None:
+    file = tmp_path / "village.txt"
+    file.write_text(
+        "The bell tower was built by Ines Falk. The mill pond froze in March. The ferry leaves at seven. "
+        "Bread is baked on Fridays. The museum keeps a blue kite. Nobody lives on the island.",
+        encoding="utf-8",
+    )
+    bench = real()
+    async with bench.app.run_test(size=WIDE) as pilot:
+        await ready(pilot, bench)
+        await attach(pilot, bench, file)
+        await until(pilot, lambda: [adapter.name for adapter in bench.app.chat.attached()] == ["village"])
+        info = bench.store.library.get("village")
+        assert info.chunk_files > 1
+        await ask(pilot, "where is the kite")
+        await answered(pilot, bench, 1)
+        assert bench.statuses[0].startswith("village @1.0, chunk ")
+        assert f" of {info.chunk_files} of village, " in bench.statuses[0]
+        (used,) = bench.engine.adapters
+        assert used.path.parent.suffix == ".chunks"
+        stored = bench.store.history.turns(1)[0]
+        assert stored.note.startswith("chunk ") and [use.name for use in stored.adapters] == ["village"]
+
+
 async def test_second_document_is_told_its_time_by_the_first(note: Path, tmp_path: Path) -> None:
     bench = real()
     other = tmp_path / "other.txt"

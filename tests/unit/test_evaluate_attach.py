@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -58,3 +60,20 @@ def test_a_hypernetwork_for_another_base_is_refused(tmp_path_factory: pytest.Tem
     network = OnnxHypernetwork.load(write(tmp_path_factory.mktemp("eval") / "tiny.onnx", TinyBundle()), threads=1)
     with pytest.raises(HypernetworkError):
         needle.run(needle.NeedleOptions(tokens=200, cases=2), FakeEngine(n_ctx=1024), network)
+
+
+def test_a_long_document_answers_by_chunk_in_one_column_and_as_a_whole_in_the_other(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    info = fake_info(blocks=4, hidden=8, ffn=12, context=1024)
+    bundle = TinyBundle(fingerprint=info.fingerprint, chunk_tokens=64)
+    network = OnnxHypernetwork.load(write(tmp_path_factory.mktemp("eval") / "tiny.onnx", bundle), threads=1)
+    engine = FakeEngine(lambda messages: " ".join(use.path.name for use in engine.adapters), info=info, n_ctx=1024)
+    options = needle.NeedleOptions(tokens=200, cases=3, rank=4, columns=("adapter", "whole", "shuffled"))
+    result = needle.run(options, engine, network)
+    replies = {name: [case.reply for case in result.cases if case.column == name] for name in options.columns}
+    assert all(reply[:-5].isdigit() for reply in replies["adapter"]), replies  # 00002.gguf
+    assert all(reply.startswith("evaluated-") for reply in replies["whole"])
+    assert len({case.attach for case in result.cases if case.case == 0 and case.column != "shuffled"}) == 1
+    without = needle.run(replace(options, chunk_rank=0), engine, network)
+    assert all(case.reply.startswith("evaluated-") for case in without.cases)

@@ -34,7 +34,7 @@ def test_the_ring_never_gives_a_document_its_own_control_and_keeps_few_files(tmp
     ring, controls = AdapterRing(documents, make, tmp_path), []
     for index in range(count):
         assert ring.own(index).read_text() == f"text {index}"
-        controls.append(ring.other(index).read_text())
+        controls.append(ring.own(ring.next_to(index)).read_text())
         assert len(list(tmp_path.glob("*/adapter.gguf"))) <= 3
         ring.finish(index)
     assert controls == [f"text {(index + 1) % count}" for index in range(count)]

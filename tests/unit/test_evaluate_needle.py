@@ -12,7 +12,7 @@ import pytest
 from localhyper.engine import TokenArray
 from localhyper.errors import ConfigError
 from localhyper.evaluate import needle
-from localhyper.evaluate.columns import COLUMNS
+from localhyper.evaluate.columns import USUAL_COLUMNS
 from localhyper.evaluate.facts import FIRST_NAMES, KEY_KINDS, key_kind, make_fact, make_fact_about, pool
 from localhyper.evaluate.frame import Lazy
 from localhyper.evaluate.haystack import DEPTHS, HaystackMaker, depth_of, fifth_of
@@ -190,7 +190,7 @@ def test_documents_too_long_for_the_prompt_are_not_cut_but_their_column_left_out
     longest = int(skipped.reason.rpartition("up to ")[2].split()[0])
     fits = replace(options, tokens=longest)
     result = needle.run(fits, NeedleReader(n_ctx=640), hypernetwork(), make_adapter=write_text)
-    assert ([scores.name for scores in result.columns], result.skipped) == (list(COLUMNS), ())
+    assert ([scores.name for scores in result.columns], result.skipped) == (list(USUAL_COLUMNS), ())
     with pytest.raises(ConfigError, match="does not fit"):
         needle.run(replace(options, columns=("context",)), NeedleReader(n_ctx=640), hypernetwork())
 

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from localhyper.evaluate import needle, report, squad
-from localhyper.evaluate.columns import COLUMNS
+from localhyper.evaluate.columns import USUAL_COLUMNS
 from tests.evaluation import NeedleReader, WellReadEngine, hypernetwork, write_houses, write_text
 from tests.fakes import fake_info
 
@@ -46,7 +46,7 @@ def test_json_holds_options_run_and_figures_and_no_cases(data: Path) -> None:
         assert read["run"]["base_fingerprint"] == fake_info().fingerprint
         assert (read["run"]["hypernetwork_name"], read["run"]["hypernetwork_sha256"]) == ("scripted", "5" * 64)
         assert read["run"]["seconds"] >= 0
-        assert [column["name"] for column in read["columns"]] == list(COLUMNS)
+        assert [column["name"] for column in read["columns"]] == list(USUAL_COLUMNS)
         exact = result.columns[2].exact
         assert exact is not None
         assert read["columns"][2]["exact"] == {"value": exact.value, "low": exact.low, "high": exact.high}
@@ -58,16 +58,17 @@ def test_cases_are_written_one_a_line(data: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 16 == len(result.cases)
     assert [row["reply"] for row in rows] == [case.reply for case in result.cases]
-    assert {row["column"] for row in rows} == set(COLUMNS)
+    assert {row["column"] for row in rows} == set(USUAL_COLUMNS)
 
 
 def test_tables_show_every_column_and_the_figures(data: Path) -> None:
     text = shown(run_squad(squad.SquadOptions(data, limit=0)))
     assert all(
-        name in text for name in (*COLUMNS, "adapter - shuffled", "100.0 [100.0, 100.0]", "12 questions", "1.00 [")
+        name in text
+        for name in (*USUAL_COLUMNS, "adapter - shuffled", "100.0 [100.0, 100.0]", "12 questions", "1.00 [")
     )
     text = shown(run_needle())
-    assert all(name in text for name in (*COLUMNS, "80-100 %", "12 needles (digits)", "scripted"))
+    assert all(name in text for name in (*USUAL_COLUMNS, "80-100 %", "12 needles (digits)", "scripted"))
 
 
 def test_tables_say_what_was_cut_and_what_was_left_out(data: Path) -> None:

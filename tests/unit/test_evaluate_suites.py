@@ -11,7 +11,7 @@ import pytest
 from localhyper.engine import AdapterUse
 from localhyper.errors import Cancelled, ConfigError
 from localhyper.evaluate import squad
-from localhyper.evaluate.columns import COLUMNS
+from localhyper.evaluate.columns import USUAL_COLUMNS
 from localhyper.progress import CancelToken, Progress
 from localhyper.sources.document import Document
 from tests.evaluation import COLOURS, WellReadEngine, hypernetwork, write_houses, write_text
@@ -30,8 +30,8 @@ def run_squad(options: squad.SquadOptions, engine: FakeEngine | None = None) -> 
 def test_squad_gives_each_column_its_due(data: Path) -> None:
     result = run_squad(squad.SquadOptions(data, limit=0))
     assert (result.documents, result.questions, result.shortened) == (6, 12, 0)
-    scores = dict(zip(COLUMNS, result.columns, strict=True))
-    assert [column.name for column in result.columns] == list(COLUMNS)
+    scores = dict(zip(USUAL_COLUMNS, result.columns, strict=True))
+    assert [column.name for column in result.columns] == list(USUAL_COLUMNS)
     for name, right in (("none", 0.0), ("context", 1.0), ("adapter", 1.0), ("shuffled", 0.0)):
         exact, f1 = scores[name].exact, scores[name].f1
         assert exact is not None and f1 is not None
@@ -168,7 +168,7 @@ def test_one_document_will_do_without_the_shuffled_control(data: Path) -> None:
     result = run_squad(options)
     assert (result.documents, result.questions) == (1, 2)
     with pytest.raises(ConfigError, match="at least 2"):
-        run_squad(replace(options, columns=COLUMNS))
+        run_squad(replace(options, columns=USUAL_COLUMNS))
 
 
 def test_the_prompt_holds_at_most_the_tokens_asked_for(data: Path) -> None:

@@ -186,6 +186,22 @@ def test_a_newer_database_is_refused_and_an_older_one_migrated(tmp_path: Path) -
         Database(path)
 
 
+def test_adapters_made_before_there_were_chunk_adapters_have_none(tmp_path: Path) -> None:
+    path = tmp_path / "library.sqlite3"
+    connection = sqlite3.connect(path)
+    for migration in MIGRATIONS[:5]:
+        migration(connection)
+    names = "name, key, file, title, kind, origin, document_sha256, base_name, base_fingerprint, hypernet_name, "
+    names += "hypernet_sha256, rank, energy_kept, tokens, chunks, size_bytes, made_at, notes"
+    values = ["lease", "k", "lease.gguf", "T", "txt", "", "d", "b", "f", "n", "s", 8, 1.0, 900, 4, 3, "2026", "[]"]
+    connection.execute(f"INSERT INTO adapters ({names}) VALUES ({', '.join('?' * len(values))})", values)
+    connection.execute("PRAGMA user_version = 5")
+    connection.commit()
+    connection.close()
+    (info,) = Library(Database(path), tmp_path / "adapters").list()
+    assert (info.name, info.chunks, info.chunk_files, info.chunk_bytes) == ("lease", 4, 0, 0)
+
+
 def test_a_row_cannot_point_out_of_the_folder(library: Library) -> None:
     put(library, "lease")
     with library.database.transaction() as connection:

@@ -14,7 +14,7 @@ from localhyper.engine import Activations
 from localhyper.errors import Cancelled, HypernetworkError, LibraryError, SourceError
 from localhyper.gguf_adapter import read_adapter
 from localhyper.hypernet import OnnxHypernetwork
-from localhyper.library import Library
+from localhyper.library import Library, chunk_folder
 from localhyper.lora import FloatArray, LoraWeights
 from localhyper.pipeline import AttachOptions, AttachResult, attach_document
 from localhyper.progress import CancelToken, Progress
@@ -251,8 +251,80 @@ def test_progress_tells_stages_in_order_and_an_eta_after_three_chunks(place: Pla
 
 def test_timings_cover_every_stage(place: Place) -> None:
     timings = place.attach().timings
-    assert set(timings) == {"chunk", "encode", "generate", "merge", "write"}
+    assert set(timings) == {"chunk", "encode", "generate", "merge", "chunk_adapters", "write"}
     assert all(seconds > 0 for seconds in timings.values())
+
+
+def test_each_chunk_of_a_long_document_gets_the_adapter_it_would_have_alone(tmp_path: Path) -> None:
+    place = Place(tmp_path, WHITENING)
+    what, engine = document(), ScriptedEngine()
+    adapter = place.attach(what, engine, rank=8).adapter
+    assert adapter.chunk_files == adapter.chunks > 3
+    files = [adapter.chunk_path(chunk) for chunk in range(adapter.chunks)]
+    assert sorted(chunk_folder(adapter.path).iterdir()) == files
+    assert adapter.chunk_bytes == sum(file.stat().st_size for file in files)
+    assert place.library.get(adapter.name) == adapter
+    text = [""] * adapter.chunks
+    for piece in place.library.passages(adapter.id):
+        text[piece.chunk] += piece.text
+    for chunk in (0, adapter.chunks - 1):
+        alone = place.attach(Document("Alone", text[chunk], "txt", f"{chunk:064d}"), engine, rank=64).adapter
+        assert alone.chunk_files == 0 and not chunk_folder(alone.path).exists()
+        mine, metadata = read_adapter(files[chunk])
+        its_own = dense(read_adapter(alone.path)[0])
+        np.testing.assert_allclose(dense(mine), its_own, atol=0.02 * np.abs(its_own).max())  # its file has 8 or 16 bits
+        assert metadata.name == f"Long words chunk {chunk + 1}"
+        assert (metadata.source_chunks, metadata.source_sha256) == (1, what.sha256)
+        assert metadata.base_fingerprint == engine.info.fingerprint
+
+
+def test_chunks_get_none_where_that_is_set_and_that_is_another_adapter(place: Place) -> None:
+    without = place.attach(chunk_rank=0).adapter
+    assert (without.chunk_files, without.chunk_bytes) == (0, 0)
+    assert not chunk_folder(without.path).exists()
+    with_them = place.attach()
+    assert not with_them.reused and with_them.adapter.chunk_files == without.chunks
+    np.testing.assert_array_equal(dense(read_adapter(without.path)[0]), dense(read_adapter(with_them.adapter.path)[0]))
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_stopped_run_keeps_the_chunks_adapters_or_starts_over_without_one(place: Place, lost: bool) -> None:
+    token = CancelToken()
+    with pytest.raises(Cancelled):
+        place.attach(engine=ScriptedEngine(on_encode=lambda done: token.cancel() if done == 3 else None), cancel=token)
+    (unfinished,) = (place.root / "adapters" / ".unfinished").iterdir()
+    assert [file.name for file in sorted(unfinished.iterdir())] == ["00000.gguf", "00001.gguf", "00002.gguf"]
+    if lost:
+        (unfinished / "00001.gguf").unlink()
+    result = place.attach()
+    assert result.resumed_chunks == (0 if lost else 3)
+    adapter = result.adapter
+    assert all(adapter.chunk_path(chunk).is_file() for chunk in range(adapter.chunks))
+    assert not unfinished.exists()
+
+
+def test_a_failed_run_that_cannot_go_on_leaves_nothing(place: Place) -> None:
+    def fail(done: int) -> None:
+        if done == 2:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        place.attach(engine=ScriptedEngine(on_encode=fail), cache_dir=None)
+    assert [file for file in (place.root / "adapters").rglob("*") if file.is_file()] == []
+
+
+def test_a_hypernetwork_that_does_not_count_chunks_runs_once_a_chunk(place: Place) -> None:
+    assert not place.network.reads_count
+    counts: list[int] = []
+    original = place.network.generate
+
+    def watched(activations: Activations, chunks: int = 1) -> LoraWeights:
+        counts.append(chunks)
+        return original(activations, chunks)
+
+    place.network.generate = watched  # type: ignore[method-assign]
+    adapter = place.attach().adapter
+    assert counts == [adapter.chunks] * adapter.chunks
 
 
 def test_the_source_text_can_be_quoted(place: Place) -> None:

@@ -1,0 +1,94 @@
+"""Adapters of a long document's single chunks, made beside the adapter of the whole.
+
+What all chunks of a long document write together disturbs what one of them knows. So each chunk also gets an adapter of
+its own, and a question is answered by that of the chunk it is about (`chunk_choice`), as Parametric RAG does with
+adapters trained per passage (Su et al. 2025, arXiv 2501.15915). They are ordinary adapter files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from localhyper.chunking import Chunk
+from localhyper.document_sum import DocumentSum
+from localhyper.engine import Activations, BaseModelInfo
+from localhyper.errors import AdapterError
+from localhyper.gguf_adapter import AdapterMetadata, write_adapter
+from localhyper.gguf_writer import Dtype
+from localhyper.hypernet import Hypernetwork
+from localhyper.library import chunk_file, now
+from localhyper.lora import LoraWeights
+from localhyper.sources.document import Document
+
+CHUNK_DTYPE: Dtype = "q8_0"  # half of f16's disk; docs/quality.md has what it costs
+
+
+@dataclass(frozen=True)
+class ChunkWriter:
+    """Writes the adapters of chunks into a folder, one file a chunk, each whole or not at all.
+
+    Attributes:
+        folder: Made with the first file.
+        rank: Rank budget of one of them.
+    """
+
+    folder: Path
+    rank: int
+    document: Document
+    base: BaseModelInfo
+    hypernetwork: Hypernetwork
+
+    def write(self, chunk: Chunk, weights: LoraWeights, activations: Activations) -> None:
+        """Write a chunk's adapter.
+
+        Args:
+            chunk: The chunk.
+            weights: What the hypernetwork made of it as a document of its own.
+            activations: What it was made of.
+
+        Raises:
+            AdapterError: The weights cannot be stored.
+        """
+        alone = DocumentSum(self.hypernetwork, self.rank)
+        alone.add(weights, activations)
+        result = alone.finish()
+        info = self.hypernetwork.info
+        metadata = AdapterMetadata(
+            name=f"{self.document.title} chunk {chunk.index + 1}",
+            source_title=self.document.title,
+            source_kind=self.document.kind,
+            source_sha256=self.document.sha256,
+            source_tokens=len(chunk.token_ids),
+            source_chunks=1,
+            hypernetwork_name=info.name,
+            hypernetwork_sha256=info.sha256,
+            base_fingerprint=self.base.fingerprint,
+            rank=result.weights.rank,
+            energy_kept=result.energy_kept,
+            made_at=now(),
+        )
+        write_adapter(chunk_file(self.folder, chunk.index), result.weights, self.base, metadata, CHUNK_DTYPE)
+
+    def has(self, chunks: int) -> bool:
+        """Whether the first `chunks` of them are there."""
+        return all(chunk_file(self.folder, chunk).is_file() for chunk in range(chunks))
+
+    def move_to(self, folder: Path) -> int:
+        """Give the folder its place beside the whole document's adapter; bytes of its files.
+
+        Raises:
+            AdapterError: It cannot be moved.
+        """
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(self.folder, folder)
+            return sum(file.stat().st_size for file in folder.iterdir())
+        except OSError as error:
+            raise AdapterError(f"adapters of chunks cannot be stored in `{folder}`: {error.strerror}") from error
+
+    def remove(self) -> None:
+        """Delete what was written."""
+        shutil.rmtree(self.folder, ignore_errors=True)

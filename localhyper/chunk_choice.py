@@ -1,0 +1,47 @@
+"""Which of a conversation's adapters answer a question: values that pass from whoever chooses to whoever asks.
+
+`chunk_chooser` makes them. Knows no library and no engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from localhyper.engine import AdapterUse
+
+
+@dataclass(frozen=True)
+class ChosenChunk:
+    """The chunk that answers.
+
+    Attributes:
+        name: Name of the document's adapter.
+        chunk: Number of the chunk, from 0.
+        chunks: How many the document has.
+    """
+
+    name: str
+    chunk: int
+    chunks: int
+
+    def __str__(self) -> str:
+        """For people, who count from 1."""
+        return f"chunk {self.chunk + 1} of {self.chunks} of {self.name}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The adapters that answer a question, and the chunk among them; None = no document was cut down to one."""
+
+    uses: tuple[AdapterUse, ...]
+    chunk: ChosenChunk | None = None
+
+
+Choose = Callable[[Sequence[str], Sequence[AdapterUse]], Choice]
+"""From the questions of a conversation, the new one last, and the adapters of it, to those that answer."""
+
+
+def whole(questions: Sequence[str], uses: Sequence[AdapterUse]) -> Choice:
+    """A `Choose` that leaves all adapters as they are."""
+    return Choice(tuple(uses))
