@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ POOLINGS = ("", "first", "last", "mean")
 MAX_CHUNK_TOKENS = 1 << 16
 MAX_EMBEDDING = 1 << 16
 MAX_BLOCKS = 1024
+_BARE_NAME = re.compile(r"[A-Za-z0-9][\w-]*(\.[\w-]+)*\.onnx", re.ASCII)  # no folder, no drive, nothing hidden
 REMAKE_HINT = "the file is damaged or is not a localhyper bundle; fetch it again or export it anew"
 
 
@@ -47,6 +49,19 @@ class EmbeddingSpec:
     pooling: str = ""
     prefix: str = ""
     full_stop: bool = False
+
+
+@dataclass(frozen=True)
+class CompanionSpec:
+    """Another bundle, in the same folder.
+
+    Attributes:
+        file: Its bare name.
+        sha256: Hex digest of it.
+    """
+
+    file: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -77,6 +92,7 @@ class BundleInfo:
         reads_prefix: The hypernetwork reads the activations of prefix and suffix too, as published ones were trained.
         embedding: The vector it reads in place of activations, `chunk_tokens` being the most tokens of the description
             that it is made of; None = it reads activations.
+        chunk_bundle: The bundle for chunks that stand alone; None = this one is for them, too.
     """
 
     path: Path
@@ -99,6 +115,7 @@ class BundleInfo:
     whitening: float = 0.0
     reads_prefix: bool = False
     embedding: EmbeddingSpec | None = None
+    chunk_bundle: CompanionSpec | None = None
 
     @property
     def most_tokens(self) -> int:
@@ -291,7 +308,20 @@ def _parse(path: Path, sha256: str, values: Mapping[str, object]) -> BundleInfo:
         whitening=top.number("whitening", 0.0, 1e9, 0.0),
         reads_prefix=top.flag("reads_prefix", False),
         embedding=embedding,
+        chunk_bundle=_companion(path, top, kind) if "chunk_bundle" in values else None,
     )
+
+
+def _companion(path: Path, top: _Fields, kind: str) -> CompanionSpec:
+    if kind != "document":
+        raise top.fail("chunk_bundle", "there only in a `document` bundle")
+    fields = _Fields(path, "chunk_bundle.", top.inner("chunk_bundle"))
+    file, digest = fields.text("file", limit=200), fields.text("sha256").lower()
+    if not _BARE_NAME.fullmatch(file):
+        raise fields.fail("file", "the bare name of an `.onnx` file")
+    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise fields.fail("sha256", "64 hex digits")
+    return CompanionSpec(file, digest)
 
 
 def _embedding(path: Path, top: _Fields) -> EmbeddingSpec:
@@ -331,6 +361,41 @@ def check_kind(info: BundleInfo, kind: str) -> None:
             f"hypernetwork `{info.name}` turns {KIND_WORDS[info.kind]} into adapters, not {KIND_WORDS[kind]}",
             "`localhyper models list` shows the kind of each; choose one with --hypernet",
         )
+
+
+def read_companion(info: BundleInfo) -> BundleInfo | None:
+    """The bundle for chunks that stand alone, where `info` names one: it must read exactly what `info` reads.
+
+    Raises:
+        HypernetworkError: It is missing, another file than the one meant, or does not go with this one.
+    """
+    spec = info.chunk_bundle
+    if spec is None:
+        return None
+    path = info.path.parent / spec.file
+    if not path.is_file():
+        raise HypernetworkError(
+            f"hypernetwork `{info.path}` needs `{spec.file}` beside it for single chunks, which is not there",
+            "put both files into one folder",
+        )
+    found = read_bundle(path)
+    if found.sha256 != spec.sha256:
+        raise HypernetworkError(
+            f"hypernetwork `{path}` is not the one that `{info.path.name}` goes with: its sha256 is "
+            f"{found.sha256[:16]}…, wanted {spec.sha256[:16]}…",
+            "fetch or export both again",
+        )
+    for what in ("kind", "base_fingerprint", "capture", "chunk_tokens", "prefix", "suffix", "reads_prefix"):
+        wanted, got = getattr(info, what), getattr(found, what)
+        if wanted != got:
+            raise HypernetworkError(
+                f"hypernetwork `{path}` does not go with `{info.path.name}`: its {what} is {str(got)[:60]}, wanted "
+                f"{str(wanted)[:60]}",
+                "export both with the same recipe",
+            )
+    if found.chunk_bundle is not None:
+        raise HypernetworkError(f"hypernetwork `{path}` is for single chunks and names another one for them")
+    return found
 
 
 def check_base(info: BundleInfo, base: BaseModelInfo) -> None:

@@ -49,6 +49,7 @@ def _facts(info: BundleInfo, base: str) -> dict[str, object]:
         "taps": list(info.capture.taps),
         "ffn_blocks": list(info.capture.ffn_blocks),
         "embedding": dataclasses.asdict(info.embedding) if info.embedding is not None else None,
+        "chunk_bundle": dataclasses.asdict(info.chunk_bundle) if info.chunk_bundle is not None else None,
         "targets": {module: list(blocks) for module, blocks in info.targets.items()},
         "rank": info.rank,
         "chunk_tokens": info.chunk_tokens,
@@ -62,7 +63,7 @@ def _facts(info: BundleInfo, base: str) -> dict[str, object]:
 
 
 def _shown(key: str, value: object) -> str:
-    if key == "embedding":
+    if key in ("embedding", "chunk_bundle"):
         return _printable(value) if value else "none"
     if key == "kind":
         return f"{value}: turns {KIND_WORDS[str(value)]} into adapters"

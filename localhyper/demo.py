@@ -87,6 +87,8 @@ def _show_adapter(attached: Attached, put: Print) -> None:
     made = f"made in {seconds(sum(result.timings.values()))} ({stage_times(result.timings)})"
     put(f"adapter         {adapter.name}: rank {adapter.rank}, {size(adapter.size_bytes)}, "
         f"{adapter.energy_kept:.1%} of the energy kept")  # fmt: skip
+    if adapter.chunk_files:
+        put(f"                and an adapter of each chunk, {size(adapter.chunk_bytes)} together")
     put(f"                {'attached before, nothing to do' if result.reused else made}")
     put(f"file            {adapter.path}")
 
@@ -95,7 +97,8 @@ def _ask_all(
     bench: Workbench, sample: str, attached: Attached, put: Print, token: CancelToken
 ) -> dict[str, tuple[int, int]]:
     """Every question without and with the adapter; right answers about the document are counted."""
-    session = ChatSession(bench.engine(), sampling=replace(bench.sampling, temperature=0.0, max_tokens=REPLY_TOKENS))
+    sampling = replace(bench.sampling, temperature=0.0, max_tokens=REPLY_TOKENS)
+    session = ChatSession(bench.engine(), sampling=sampling, choose=bench.choose)
     ways: dict[str, list[AdapterUse]] = {
         "without adapter": [],
         "with adapter": [AdapterUse(attached.result.adapter.path)],
@@ -106,7 +109,8 @@ def _ask_all(
         put(f"\nQ  {question.question}" + ("" if question.about_document else "   (not in the document)"))
         for label, uses in ways.items():
             reply, took = _reply(session, question.question, uses, token)
-            put(f"   {label:<16} {' '.join(reply.split())}   [{seconds(took)}]")
+            by = f", chunk {session.chunk.chunk + 1}" if session.chunk is not None else ""
+            put(f"   {label:<16} {' '.join(reply.split())}   [{seconds(took)}{by}]")
             right[label] += question.about_document and question.answer.casefold() in reply.casefold()
         put(f"   {'document says' if question.about_document else 'right':<16} {question.answer}")
     put("")

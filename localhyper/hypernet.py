@@ -6,13 +6,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
-from localhyper.bundle import BUNDLE_FORMAT, METADATA_KEY, REMAKE_HINT, BundleInfo, check_base, read_bundle
+from localhyper.bundle import (
+    BUNDLE_FORMAT,
+    METADATA_KEY,
+    REMAKE_HINT,
+    BundleInfo,
+    check_base,
+    read_bundle,
+    read_companion,
+)
 from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import AdapterError, HypernetworkError
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric, check_metrics, validate
@@ -60,6 +68,11 @@ class Hypernetwork(Protocol):
         """Whether the number of a document's chunks changes what `generate` makes of one of them."""
         ...
 
+    @property
+    def alone(self) -> Hypernetwork:
+        """The hypernetwork for chunks that stand alone, reading the same activations: this one, or its companion."""
+        ...
+
     def bias(self) -> LoraWeights | None:
         """The learned context-free adapter, appended once per document; None when there is none."""
         ...
@@ -72,10 +85,13 @@ class Hypernetwork(Protocol):
 class OnnxHypernetwork:
     """A bundle in an onnxruntime session."""
 
-    def __init__(self, info: BundleInfo, session: InferenceSession) -> None:
-        """Use `load` instead: it checks the file first."""
+    def __init__(
+        self, info: BundleInfo, session: InferenceSession, companion: Callable[[], OnnxHypernetwork] | None = None
+    ) -> None:
+        """Use `load` instead: it checks the file first. `companion` loads the bundle for single chunks."""
         self._info = info
         self._session = session
+        self._load_companion, self._alone = companion, self if companion is None else None
         self._inputs = {value.name: value for value in session.get_inputs()}
         self._outputs = {value.name: value for value in session.get_outputs()}
         self._constants: dict[str, FloatArray] | None = None
@@ -105,7 +121,14 @@ class OnnxHypernetwork:
         info = read_bundle(path)
         if expected_base is not None:
             check_base(info, expected_base)
-        return cls(info, open_session(path, "hypernetwork", HypernetworkError, threads=threads, providers=providers))
+
+        def opened(bundle: Path) -> InferenceSession:
+            return open_session(bundle, "hypernetwork", HypernetworkError, threads=threads, providers=providers)
+
+        companion = read_companion(info)
+        if companion is None:
+            return cls(info, opened(path))
+        return cls(info, opened(path), lambda: cls(companion, opened(companion.path)))
 
     @property
     def info(self) -> BundleInfo:
@@ -116,6 +139,18 @@ class OnnxHypernetwork:
     def reads_count(self) -> bool:
         """Whether the number of a document's chunks changes what `generate` makes of one of them."""
         return "chunks" in self._inputs
+
+    @property
+    def alone(self) -> OnnxHypernetwork:
+        """The hypernetwork for chunks that stand alone, loaded when it is first asked for.
+
+        Raises:
+            HypernetworkError: Its bundle cannot be run.
+        """
+        if self._alone is None:
+            assert self._load_companion is not None
+            self._alone = self._load_companion()
+        return self._alone
 
     @property
     def providers(self) -> tuple[str, ...]:

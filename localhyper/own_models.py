@@ -9,7 +9,7 @@ from pathlib import Path
 
 from localhyper.atomic import atomic_path
 from localhyper.base_header import read_base_info
-from localhyper.bundle import BundleInfo, check_base, read_bundle
+from localhyper.bundle import BundleInfo, check_base, read_bundle, read_companion
 from localhyper.checksums import BLOCK_BYTES, remember_sha256
 from localhyper.download_check import check_room
 from localhyper.engine import BaseModelInfo
@@ -85,6 +85,10 @@ def add_model(
         _enter(registry, "base", name, _base_values(info, file), file if file != path else None)
         return Added(name, "base", file, remarks)
     bundle = read_bundle(path)
+    if read_companion(bundle) is not None and copy:
+        raise HypernetworkError(
+            f"`{path}` goes with another bundle, for single chunks, so it cannot be copied alone", "leave --copy out"
+        )
     _check_free(registry, name, path)
     base, remarks = _base_of(registry, bundle, base)
     folder = registry.paths.hypernetworks_dir

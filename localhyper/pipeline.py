@@ -146,7 +146,7 @@ def attach_document(
         run.abandon()
         raise
     run.clean()
-    return AttachResult(adapter, reused=False, resumed_chunks=resumed, timings=run.timings)
+    return AttachResult(adapter, reused=False, resumed_chunks=resumed, timings=run.told_timings)
 
 
 class _Attach:
@@ -165,10 +165,16 @@ class _Attach:
         self._document, self._engine, self._hypernetwork, self._library = document, engine, hypernetwork, library
         self._options, self._progress, self._cancel = options, progress, cancel
         self._rank = options.rank or UNLIMITED_RANK
+        self._makes = hypernetwork  # or its companion, once it is known that there is one chunk
         self._sum = DocumentSum(hypernetwork, self._rank)
         self._checkpoint: CheckpointFile | None = None
         self._beside: ChunkWriter | None = None
         self.timings = dict.fromkeys(("chunk", "encode", "generate", "merge", "chunk_adapters", "write"), 0.0)
+
+    @property
+    def told_timings(self) -> dict[str, float]:
+        """Those of the stages there were."""
+        return {stage: seconds for stage, seconds in self.timings.items() if seconds or stage != "chunk_adapters"}
 
     def split(self) -> Sequence[Chunk]:
         """The document's chunks, at least one."""
@@ -198,11 +204,12 @@ class _Attach:
     def generate(self, chunks: Sequence[Chunk]) -> int:
         """Sum all chunks' adapters and write those beside; how many of them an earlier run had done."""
         work = self._work_key(chunks)
-        if len(chunks) > 1 and self._options.chunk_rank:
-            folder = self._library.unfinished_folder(work)
-            self._beside = ChunkWriter(
-                folder, self._options.chunk_rank, self._document, self._engine.info, self._hypernetwork
-            )
+        if len(chunks) == 1:
+            self._makes = self._hypernetwork.alone
+            self._sum = DocumentSum(self._makes, self._rank)
+        elif self._options.chunk_rank:
+            folder, alone = self._library.unfinished_folder(work), self._hypernetwork.alone
+            self._beside = ChunkWriter(folder, self._options.chunk_rank, self._document, self._engine.info, alone)
         if self._options.cache_dir is not None:
             self._checkpoint = CheckpointFile(self._options.cache_dir, work)
         before = self._checkpoint.load() if self._checkpoint is not None else None
@@ -253,10 +260,11 @@ class _Attach:
 
     def _add(self, chunk: Chunk, activations: Activations, chunks: int) -> None:
         with self._timed("generate"):
-            weights = self._hypernetwork.generate(activations, chunks)
+            weights = self._makes.generate(activations, chunks)
         if self._beside is not None:  # first: a chunk that is in the sum has its own adapter, too
             with self._timed("chunk_adapters"):
-                alone = self._hypernetwork.generate(activations, 1) if self._hypernetwork.reads_count else weights
+                same = self._beside.hypernetwork is self._makes and not self._makes.reads_count
+                alone = weights if same else self._beside.hypernetwork.generate(activations, 1)
                 self._beside.write(chunk, alone, activations)
         with self._timed("merge"):
             self._sum.add(weights, activations)

@@ -306,8 +306,11 @@ class Registry:
         own = [(path, spec) for path, spec in present if path and not spec.resource]
         taken = {path for path, _ in own + shipped}
         yield from own
-        for path in _files(self.paths.hypernetworks_dir, ".onnx"):
-            if path not in taken and (info := _readable(path)) is not None and info.kind == kind:
+        stray = {path: _readable(path) for path in _files(self.paths.hypernetworks_dir, ".onnx") if path not in taken}
+        # The companion of another one, for single chunks, is never meant by itself.
+        beside = {info.chunk_bundle.file for info in stray.values() if info and info.chunk_bundle}
+        for path, info in stray.items():
+            if info is not None and info.kind == kind and path.name not in beside:
                 yield path, None
         yield from shipped
 

@@ -7,6 +7,7 @@ file is what `localhyper attach --rank R` writes. Knows no questions.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import cast
 
@@ -77,6 +78,16 @@ class _OnceHypernetwork:
     def reads_count(self) -> bool:
         """As the hypernetwork."""
         return self._hypernetwork.reads_count
+
+    @cached_property
+    def alone(self) -> Hypernetwork:
+        """As the hypernetwork; what it makes is kept apart."""
+        alone = self._hypernetwork.alone
+        if alone is self._hypernetwork:
+            return self
+        folder = self._folder / "alone"
+        folder.mkdir(exist_ok=True)
+        return _OnceHypernetwork(alone, self._engine, folder)
 
     def generate(self, activations: Activations, chunks: int = 1) -> LoraWeights:
         """The weights of the chunk that was encoded last."""

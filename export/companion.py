@@ -1,0 +1,74 @@
+"""Join two bundles: one for whole documents, one for chunks that stand alone.
+
+    python -m localhyper.export.companion WHOLE.onnx CHUNK.onnx --out OUT.onnx
+
+OUT is WHOLE with the name and digest of CHUNK in its description; both must read the same activations, and CHUNK must
+lie beside OUT when it is used.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import onnx
+
+from localhyper.atomic import write_bytes_atomic
+from localhyper.bundle import METADATA_KEY, check_kind, read_bundle
+from localhyper.errors import HypernetworkError, LocalHyperError
+from localhyper.export.command_line import refuse
+from localhyper.hypernet import OnnxHypernetwork
+
+
+def join(whole: Path, chunk: Path, out: Path) -> None:
+    """Write `whole` to `out`, naming `chunk`, which is copied beside it where it does not lie there.
+
+    Raises:
+        HypernetworkError: One of them is no bundle for documents, or they do not go together; nothing is left then.
+    """
+    for path in (whole, chunk):
+        check_kind(read_bundle(path), "document")
+    beside = out.parent / chunk.name
+    if beside.resolve() == out.resolve():
+        raise HypernetworkError(f"`{out}` would replace the bundle for single chunks", "give --out another name")
+    model = onnx.load(whole)
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            about = json.loads(entry.value)
+            about["chunk_bundle"] = {"file": chunk.name, "sha256": read_bundle(chunk).sha256}
+            entry.value = json.dumps(about, ensure_ascii=False)
+    copied = not beside.exists()
+    if copied:
+        shutil.copyfile(chunk, beside)
+    write_bytes_atomic(out, model.SerializeToString())
+    try:
+        OnnxHypernetwork.load(out, threads=1).alone  # noqa: B018  # loads it
+    except HypernetworkError:
+        out.unlink()
+        if copied:
+            beside.unlink()
+        raise
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of joining."""
+    parser = argparse.ArgumentParser(
+        prog="python -m localhyper.export.companion", description="Join a bundle for wholes and one for single chunks"
+    )
+    parser.add_argument("whole", type=Path)
+    parser.add_argument("chunk", type=Path)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    try:
+        join(options.whole, options.chunk, options.out)
+    except LocalHyperError as error:
+        refuse(parser, error)
+    print(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
