@@ -76,13 +76,15 @@ class ChunkWriter:
         """Whether the first `chunks` of them are there."""
         return all(chunk_file(self.folder, chunk).is_file() for chunk in range(chunks))
 
-    def move_to(self, folder: Path) -> int:
-        """Give the folder its place beside the whole document's adapter; bytes of its files.
+    def move_to(self, folder: Path, chunks: int) -> int:
+        """Give the folder, of so many files, its place beside the whole document's adapter; bytes of its files.
 
         Raises:
-            AdapterError: It cannot be moved.
+            AdapterError: It cannot be moved, or is not complete.
         """
         try:
+            if not self.has(chunks):
+                raise AdapterError(f"adapters of chunks have gone from `{self.folder}`", "attach the document again")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(self.folder, folder)
             return sum(file.stat().st_size for file in folder.iterdir())

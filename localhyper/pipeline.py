@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shutil
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -284,19 +285,27 @@ class _Attach:
         """Write the file, then the row."""
         self._report("write", 0, 1)
         document, base, bundle = self._document, self._engine.info, self._hypernetwork.info
+        key = adapter_key(document, base, bundle, self._options)
+        if self._beside is not None and not self._beside.has(len(chunks)):
+            # Another process attached the same at the same time, was first, and took the files of both along.
+            twin = self._library.find_by_key(key)
+            if twin is not None:
+                return twin
         with self._timed("write"):
             info = new_adapter(
                 self._library,
-                Origin(document, base, bundle, adapter_key(document, base, bundle, self._options)),
+                Origin(document, base, bundle, key),
                 self._options.name,
                 result,
                 tokens=sum(len(chunk.token_ids) for chunk in chunks),
                 chunks=len(chunks),
             )
             if self._beside is not None:
-                size = self._beside.move_to(chunk_folder(info.path))
+                size = self._beside.move_to(chunk_folder(info.path), len(chunks))
                 info = replace(info, chunk_files=len(chunks), chunk_bytes=size)
             stored = store_adapter(self._library, info, result.weights, base, self._options.dtype, _passages(chunks))
+            if stored.path != info.path:  # the other one was first after all
+                shutil.rmtree(chunk_folder(info.path), ignore_errors=True)
         self._report("write", 1, 1)
         return stored
 

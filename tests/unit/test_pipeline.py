@@ -303,6 +303,19 @@ def test_a_stopped_run_keeps_the_chunks_adapters_or_starts_over_without_one(plac
     assert not unfinished.exists()
 
 
+def test_two_processes_that_attach_the_same_at_once_leave_all_chunks(place: Place) -> None:
+    """The other one is first, and takes the files that were written by then along."""
+    other: list[AttachResult] = []
+
+    def overtake(done: int) -> None:
+        if done == 3:
+            other.append(place.attach())
+
+    mine = place.attach(engine=ScriptedEngine(on_encode=overtake)).adapter
+    assert mine == other[0].adapter and place.library.list() == (mine,)
+    assert all(mine.chunk_path(chunk).is_file() for chunk in range(mine.chunks))
+
+
 def test_a_failed_run_that_cannot_go_on_leaves_nothing(place: Place) -> None:
     def fail(done: int) -> None:
         if done == 2:
