@@ -370,12 +370,13 @@ class Library:
     def score_chunks(self, query: str, adapter_ids: Sequence[int]) -> dict[tuple[int, int], float]:
         """How much each chunk of these adapters' documents has to do with `query`: (adapter id, chunk) to a score.
 
-        The sum of BM25 over a chunk's passages; chunks that share no word with the query are left out.
+        BM25 of the chunk's best passage; chunks that share no word with the query are left out. Sums over passages find
+        less: long chunks then win by common words (docs/decisions/0018).
         """
         scores: dict[tuple[int, int], float] = {}
         for passage in self.search_passages(query, adapter_ids, limit=-1):
             place = passage.adapter_id, passage.chunk
-            scores[place] = scores.get(place, 0.0) + passage.score
+            scores[place] = max(scores.get(place, 0.0), passage.score)
         return scores
 
     def passages(self, adapter_id: int) -> tuple[Passage, ...]:
