@@ -58,7 +58,7 @@ class AttachMeans:
     """
 
     adapters: int
-    seconds: float
+    seconds: float = field(compare=False)  # all else repeats
     size_bytes: float
     rank: float | None
     energy_kept: float | None

@@ -40,7 +40,7 @@ def test_json_goes_to_stdout_alone(shell: Shell, lease: Path) -> None:
     done = shell.attach(lease, "--name", "mine", "--rank", "4", "--json")
     (row,) = json.loads(done.stdout)
     assert (row["name"], row["rank"], row["reused"], row["kind"]) == ("mine", 4, False, "txt")
-    assert set(row["timings"]) == {"read", "load", "chunk", "encode", "generate", "merge", "write"}
+    assert set(row["timings"]) == {"read", "load", "chunk", "encode", "generate", "merge", "chunk_adapters", "write"}
     assert 0 < row["energy_kept"] <= 1
     weights, metadata = read_adapter(Path(row["path"]))
     assert weights.rank == 4
@@ -99,8 +99,8 @@ def test_wrong_models_are_refused_with_their_own_codes(shell: Shell, lease: Path
     assert "cannot be an adapter's name" in taken.stderr
 
 
-def long_document(folder: Path, facts: int = 3500) -> Path:
-    """Seven thousand chunks of the tiny model: a quick machine, too, is far from the end when it is stopped."""
+def long_document(folder: Path, facts: int = 700) -> Path:
+    """Over a thousand chunks of the tiny model: a quick machine, too, is far from the end when it is stopped."""
     path = folder / "long.txt"
     path.write_text("".join(f"Fact {number}: the box {number * 7919 % 9973} is red.\n" for number in range(facts)))
     return path
