@@ -17,40 +17,33 @@ from pathlib import Path
 import onnx
 
 from localhyper.atomic import write_bytes_atomic
-from localhyper.bundle import METADATA_KEY, check_kind, read_bundle
+from localhyper.bundle import METADATA_KEY, check_companion, check_kind, read_bundle
 from localhyper.errors import HypernetworkError, LocalHyperError
 from localhyper.export.command_line import refuse
-from localhyper.hypernet import OnnxHypernetwork
 
 
 def join(whole: Path, chunk: Path, out: Path) -> None:
     """Write `whole` to `out`, naming `chunk`, which is copied beside it where it does not lie there.
 
     Raises:
-        HypernetworkError: One of them is no bundle for documents, or they do not go together; nothing is left then.
+        HypernetworkError: One of them is no bundle for documents, or they do not go together; nothing is written then.
     """
-    for path in (whole, chunk):
-        check_kind(read_bundle(path), "document")
-    beside = out.parent / chunk.name
+    info, companion, beside = read_bundle(whole), read_bundle(chunk), out.parent / chunk.name
+    check_kind(info, "document")
     if beside.resolve() == out.resolve():
         raise HypernetworkError(f"`{out}` would replace the bundle for single chunks", "give --out another name")
+    check_companion(info, companion)
+    if not beside.exists():
+        shutil.copyfile(chunk, beside)
+    elif read_bundle(beside).sha256 != companion.sha256:
+        raise HypernetworkError(f"`{beside}` is another file than `{chunk}`", "choose another folder for --out")
     model = onnx.load(whole)
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             about = json.loads(entry.value)
-            about["chunk_bundle"] = {"file": chunk.name, "sha256": read_bundle(chunk).sha256}
+            about["chunk_bundle"] = {"file": chunk.name, "sha256": companion.sha256}
             entry.value = json.dumps(about, ensure_ascii=False)
-    copied = not beside.exists()
-    if copied:
-        shutil.copyfile(chunk, beside)
     write_bytes_atomic(out, model.SerializeToString())
-    try:
-        OnnxHypernetwork.load(out, threads=1).alone  # noqa: B018  # loads it
-    except HypernetworkError:
-        out.unlink()
-        if copied:
-            beside.unlink()
-        raise
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,8 +10,11 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+STALE_SECONDS = 30 * 24 * 3600
 
 
 @contextlib.contextmanager
@@ -45,6 +48,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
         raise
     _sync_folder(final.parent)
+
+
+def remove_stale(entries: Iterable[Path]) -> None:
+    """Delete files and folders of unfinished work that nobody came back for in a month."""
+    oldest = time.time() - STALE_SECONDS
+    for entry in entries:
+        with contextlib.suppress(OSError):
+            if entry.stat().st_mtime < oldest:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], data: bytes | bytearray | memoryview) -> None:

@@ -233,6 +233,12 @@ class _Fields:
             raise self.fail(key, f"text of at most {limit} characters")
         return value
 
+    def digest(self, key: str) -> str:
+        value = self.text(key).lower()
+        if len(value) != 64 or set(value) - set("0123456789abcdef"):
+            raise self.fail(key, "64 hex digits")
+        return value
+
     def whole(self, key: str, low: int, high: int, default: int | None = None) -> int:
         value = self._values.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -278,9 +284,7 @@ def _parse(path: Path, sha256: str, values: Mapping[str, object]) -> BundleInfo:
     kind = top.text("kind")
     if kind not in KINDS:
         raise top.fail("kind", f"one of {', '.join(KINDS)}")
-    fingerprint = base.text("fingerprint").lower()
-    if len(fingerprint) != 64 or set(fingerprint) - set("0123456789abcdef"):
-        raise base.fail("fingerprint", "64 hex digits")
+    fingerprint = base.digest("fingerprint")
     capture = CaptureSpec(top.wholes("taps", 0, blocks), top.wholes("ffn_blocks", 0, blocks - 1))
     embedding = _embedding(path, top) if "embedding" in values else None
     if embedding is not None and (capture.taps or capture.ffn_blocks or kind != "task"):
@@ -316,12 +320,10 @@ def _companion(path: Path, top: _Fields, kind: str) -> CompanionSpec:
     if kind != "document":
         raise top.fail("chunk_bundle", "there only in a `document` bundle")
     fields = _Fields(path, "chunk_bundle.", top.inner("chunk_bundle"))
-    file, digest = fields.text("file", limit=200), fields.text("sha256").lower()
+    file = fields.text("file", limit=200)
     if not _BARE_NAME.fullmatch(file):
         raise fields.fail("file", "the bare name of an `.onnx` file")
-    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise fields.fail("sha256", "64 hex digits")
-    return CompanionSpec(file, digest)
+    return CompanionSpec(file, fields.digest("sha256"))
 
 
 def _embedding(path: Path, top: _Fields) -> EmbeddingSpec:
@@ -385,17 +387,26 @@ def read_companion(info: BundleInfo) -> BundleInfo | None:
             f"{found.sha256[:16]}…, wanted {spec.sha256[:16]}…",
             "fetch or export both again",
         )
+    check_companion(info, found)
+    return found
+
+
+def check_companion(info: BundleInfo, found: BundleInfo) -> None:
+    """Refuse a bundle for single chunks that does not read exactly what `info` reads.
+
+    Raises:
+        HypernetworkError: It does not go with `info`.
+    """
     for what in ("kind", "base_fingerprint", "capture", "chunk_tokens", "prefix", "suffix", "reads_prefix"):
         wanted, got = getattr(info, what), getattr(found, what)
         if wanted != got:
             raise HypernetworkError(
-                f"hypernetwork `{path}` does not go with `{info.path.name}`: its {what} is {str(got)[:60]}, wanted "
-                f"{str(wanted)[:60]}",
+                f"hypernetwork `{found.path}` does not go with `{info.path.name}`: its {what} is {str(got)[:60]}, "
+                f"wanted {str(wanted)[:60]}",
                 "export both with the same recipe",
             )
     if found.chunk_bundle is not None:
-        raise HypernetworkError(f"hypernetwork `{path}` is for single chunks and names another one for them")
-    return found
+        raise HypernetworkError(f"hypernetwork `{found.path}` is for single chunks and names another one for them")
 
 
 def check_base(info: BundleInfo, base: BaseModelInfo) -> None:

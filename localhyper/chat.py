@@ -91,8 +91,7 @@ class ChatSession:
         question = ChatMessage("user", text)
         asked = [message.content for message in self._messages if message.role == "user"]
         choice = self._choose([*asked, text], self._adapters)
-        if tuple(self._engine.adapters) != choice.uses:
-            self._engine.set_adapters(choice.uses)
+        self._engine.set_adapters(choice.uses)  # always: a file may have been made anew; the same set costs nothing
         self._chunk = choice.chunk
         prompt, room = self._fit(question)
         sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room))

@@ -6,10 +6,8 @@ is done again.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
-import time
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from localhyper.atomic import atomic_path
+from localhyper.atomic import atomic_path, remove_stale
 from localhyper.errors import AdapterError
 from localhyper.lora import AccumulatorState, LoraTarget, LoraWeights, validate
 from localhyper.whitening import InputMoment
 
 VERSION = 3
-STALE_SECONDS = 30 * 24 * 3600
 logger = logging.getLogger(__name__)
 
 
@@ -72,11 +69,7 @@ class CheckpointFile:
     def remove(self) -> None:
         """Delete it, and other runs' checkpoints that nobody came back for in a month."""
         self.path.unlink(missing_ok=True)
-        oldest = time.time() - STALE_SECONDS
-        for other in self.path.parent.glob("*.npz"):
-            with contextlib.suppress(OSError):
-                if other.stat().st_mtime < oldest:
-                    other.unlink()
+        remove_stale(self.path.parent.glob("*.npz"))
 
 
 def _to_arrays(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:

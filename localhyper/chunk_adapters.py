@@ -1,7 +1,7 @@
 """Adapters of a long document's single chunks, made beside the adapter of the whole.
 
 What all chunks of a long document write together disturbs what one of them knows. So each chunk also gets an adapter of
-its own, and a question is answered by that of the chunk it is about (`chunk_choice`), as Parametric RAG does with
+its own, and a question is answered by that of the chunk it is about (`chunk_chooser`), as Parametric RAG does with
 adapters trained per passage (Su et al. 2025, arXiv 2501.15915). They are ordinary adapter files.
 """
 
@@ -12,6 +12,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from localhyper.atomic import remove_stale
 from localhyper.chunking import Chunk
 from localhyper.document_sum import DocumentSum
 from localhyper.engine import Activations, BaseModelInfo
@@ -23,7 +24,7 @@ from localhyper.library import chunk_file, now
 from localhyper.lora import LoraWeights
 from localhyper.sources.document import Document
 
-CHUNK_DTYPE: Dtype = "q8_0"  # half of f16's disk; docs/quality.md has what it costs
+CHUNK_DTYPE: Dtype = "q8_0"  # half of f16's disk; all figures of docs/quality.md are with it
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class ChunkWriter:
                 raise AdapterError(f"adapters of chunks have gone from `{self.folder}`", "attach the document again")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(self.folder, folder)
+            remove_stale(self.folder.parent.iterdir())
             return sum(file.stat().st_size for file in folder.iterdir())
         except OSError as error:
             raise AdapterError(f"adapters of chunks cannot be stored in `{folder}`: {error.strerror}") from error

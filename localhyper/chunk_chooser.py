@@ -1,8 +1,8 @@
 """Of long documents, the one chunk that a question is about answers, with the adapter it has of its own.
 
 A chunk is found by the passage that shares most words with the question (BM25, as quotes are found), words weighed down
-where they are common; one chunk answers, because two at once answered worse (docs/quality.md). Where no chunk shares a
-word with the question, whole documents answer. Knows the library, no engine.
+where they are common; one chunk answers, because two at once answered worse (docs/decisions/0018). Where no chunk
+shares a word with the question, whole documents answer. Knows the library, no engine.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -91,7 +92,7 @@ class OnnxHypernetwork:
         """Use `load` instead: it checks the file first. `companion` loads the bundle for single chunks."""
         self._info = info
         self._session = session
-        self._load_companion, self._alone = companion, self if companion is None else None
+        self._companion = companion
         self._inputs = {value.name: value for value in session.get_inputs()}
         self._outputs = {value.name: value for value in session.get_outputs()}
         self._constants: dict[str, FloatArray] | None = None
@@ -140,17 +141,14 @@ class OnnxHypernetwork:
         """Whether the number of a document's chunks changes what `generate` makes of one of them."""
         return "chunks" in self._inputs
 
-    @property
+    @cached_property
     def alone(self) -> OnnxHypernetwork:
         """The hypernetwork for chunks that stand alone, loaded when it is first asked for.
 
         Raises:
             HypernetworkError: Its bundle cannot be run.
         """
-        if self._alone is None:
-            assert self._load_companion is not None
-            self._alone = self._load_companion()
-        return self._alone
+        return self if self._companion is None else self._companion()
 
     @property
     def providers(self) -> tuple[str, ...]:

@@ -5,13 +5,11 @@ Knows neither models nor hypernetworks; it stores what the pipeline tells it.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
 import sqlite3
-import time
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -23,7 +21,6 @@ from localhyper.errors import LibraryError
 
 TRASH = ".trash"
 UNFINISHED = ".unfinished"
-STALE_SECONDS = 30 * 24 * 3600
 MAX_NAME = 64
 _NAME = re.compile(r"[^\W_][\w.-]*", re.UNICODE)
 _LIST_HINT = "`localhyper adapters list` shows the names"
@@ -180,17 +177,8 @@ class Library:
         return self._folder / f"{check_name(name)}-{key[:12]}.gguf"
 
     def unfinished_folder(self, key: str) -> Path:
-        """Where an attach keeps the adapters of chunks until the whole is stored; the same for the same hex `key`.
-
-        What nobody came back for in a month is deleted.
-        """
-        folder = self._folder / UNFINISHED
-        oldest = time.time() - STALE_SECONDS
-        for other in folder.iterdir() if folder.is_dir() else ():
-            with contextlib.suppress(OSError):
-                if other.stat().st_mtime < oldest:
-                    shutil.rmtree(other, ignore_errors=True)
-        return folder / key
+        """Where an attach keeps the adapters of chunks until the whole is stored; the same for the same hex `key`."""
+        return self._folder / UNFINISHED / key
 
     def free_name(self, wanted: str) -> str:
         """`wanted`, or `wanted-2`, `wanted-3`, … until no living adapter has it."""

@@ -213,13 +213,18 @@ class _Attach:
             self._beside = ChunkWriter(folder, self._options.chunk_rank, self._document, self._engine.info, alone)
         if self._options.cache_dir is not None:
             self._checkpoint = CheckpointFile(self._options.cache_dir, work)
+        done = self._resumed(len(chunks))
+        self._each_chunk(chunks, done)
+        return done
+
+    def _resumed(self, chunks: int) -> int:
+        """Take up what an earlier run left, where all of it is there; the chunks it had done."""
         before = self._checkpoint.load() if self._checkpoint is not None else None
-        if before is None or before.done > len(chunks) or not (self._beside is None or self._beside.has(before.done)):
-            self._each_chunk(chunks, 0)
+        if before is None or not 0 < before.done <= chunks:
             return 0
-        if before.done:
-            self._sum.restore(before.state, before.moments)
-        self._each_chunk(chunks, before.done)
+        if self._beside is not None and not self._beside.has(before.done):
+            return 0
+        self._sum.restore(before.state, before.moments)
         return before.done
 
     def _each_chunk(self, chunks: Sequence[Chunk], first: int) -> None:

@@ -334,8 +334,6 @@ class ThreadEngineHost:
         token.check()
         self._say(ReplyStarted(request.request_id))
         session = _Session(engine, request, self._room.choose)
-        session.use(request.adapters)  # always: a file may have been made anew under the same name
-        token.check()
         stats = None
         for piece in session.ask(request.messages[-1].content, cancel=token):
             if piece.text:

@@ -15,6 +15,7 @@ import numpy as np
 
 from localhyper.bundle import BundleInfo
 from localhyper.engine import Activations, BaseModelInfo, CaptureSpec, Engine, FloatArray, TokenArray
+from localhyper.evaluate.columns import library_in
 from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo
 from localhyper.lora import LoraTarget, LoraWeights, Metric
@@ -135,13 +136,11 @@ class AttachOnce:
         Raises:
             LocalHyperError: Whatever `attach_document` raises.
         """
-        from localhyper.database import Database
-        from localhyper.library import Library
         from localhyper.pipeline import AttachOptions, attach_document
 
         home = self._folder / f"rank-{rank}"
         home.mkdir(exist_ok=True)
-        library = Library(Database(home / "library.sqlite3"), home / "adapters")
+        library = library_in(home)
         options = AttachOptions(rank=rank, chunk_rank=0, name="evaluated")
         engine = cast("Engine", self._engine)  # an attach neither chats nor scores
         return attach_document(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from localhyper.bundle import BundleInfo
 from localhyper.chunk_choice import Choose, whole
@@ -29,7 +29,11 @@ from localhyper.hypernet import Hypernetwork
 from localhyper.progress import CancelToken, Progress, ProgressCallback
 from localhyper.sources.document import Document
 
+if TYPE_CHECKING:
+    from localhyper.library import Library
+
 COLUMNS = ("none", "context", "adapter", "whole", "shuffled")
+LIBRARY_FILE = "library.sqlite3"
 USUAL_COLUMNS = ("none", "context", "adapter", "shuffled")
 _SPARE_TOKENS = 16  # a text cut by tokens may have a few more when tokenized again
 
@@ -104,16 +108,22 @@ def make_document(title: str, text: str) -> Document:
     return Document(title=title, text=text, kind="text", sha256=hashlib.sha256(text.encode()).hexdigest())
 
 
+def library_in(folder: Path) -> Library:
+    """The library of an evaluated attach: everything of it under one folder."""
+    from localhyper.database import Database
+    from localhyper.library import Library
+
+    return Library(Database(folder / LIBRARY_FILE), folder / "adapters")
+
+
 def attach_maker(
     engine: Engine, hypernetwork: Hypernetwork, rank: int, cancel: CancelToken, chunk_rank: int = 0
 ) -> MakeAdapter:
     """Makes adapters exactly as `localhyper attach` does, each in a library of its own under the folder it is given."""
-    from localhyper.database import Database
-    from localhyper.library import Library
     from localhyper.pipeline import AttachOptions, attach_document
 
     def make(document: Document, folder: Path) -> Path:
-        library = Library(Database(folder / "library.sqlite3"), folder / "adapters")
+        library = library_in(folder)
         options = AttachOptions(rank=rank, name="evaluated", chunk_rank=chunk_rank)
         return attach_document(document, engine, hypernetwork, library, options, cancel=cancel).adapter.path
 
@@ -151,6 +161,15 @@ class AdapterRing:
         """What answers a question with document `index` attached."""
         return self._choosers[index]([question], [AdapterUse(self.own(index))]).uses
 
+    def attached(self, column: str, index: int) -> int | None:
+        """Number of the document that is attached in a column of document `index`; None = none is."""
+        return {"adapter": index, "whole": index, "shuffled": self.next_to(index)}.get(column)
+
+    def cost(self, index: int) -> AttachCost:
+        """What making the adapter of document `index` took."""
+        self.own(index)
+        return self.costs[index]
+
     def next_to(self, index: int) -> int:
         """Number of the document whose adapter is the control of document `index`."""
         return (index + 1) % len(self._documents)
@@ -165,23 +184,19 @@ class AdapterRing:
 def _chooser(folder: Path) -> Choose:
     """How the library that an attach left in `folder` chooses; without one, there are whole adapters only."""
     from localhyper.chunk_chooser import ChunkChooser
-    from localhyper.database import Database
-    from localhyper.library import Library
 
-    file = folder / "library.sqlite3"
-    if not file.exists():
+    if not (folder / LIBRARY_FILE).exists():
         return whole
-    library = Library(Database(file), folder / "adapters")
+    library = library_in(folder)
     return ChunkChooser(lambda: library)
 
 
 def adapters_for(column: str, ring: AdapterRing, index: int, question: str) -> tuple[AdapterUse, ...]:
     """What `column` has in force for a question on document `index`; makes what is not there yet."""
-    if column not in ("adapter", "whole", "shuffled"):
+    document = ring.attached(column, index)
+    if document is None:
         return ()
-    document = ring.next_to(index) if column == "shuffled" else index
-    path = ring.own(document)
-    return (AdapterUse(path),) if column == "whole" else ring.answering(document, question)
+    return (AdapterUse(ring.own(document)),) if column == "whole" else ring.answering(document, question)
 
 
 def message_for(column: str, question: str, shown: str) -> str:

@@ -177,9 +177,9 @@ class _Walk:
             for column in self._setup.columns:
                 cancel.check()
                 shown = self._show(subject).text if column == "context" else ""
-                attach = partial(self._attach, column, index)
-                attach("")  # so that the cost of making it is known
-                yield Place(index, column, shown, self._cost(column, index), attach)
+                document = self.ring.attached(column, index)
+                cost = self.ring.cost(document) if document is not None else None
+                yield Place(index, column, shown, cost, partial(self._attach, column, index))
             self.ring.finish(index)
         self._reporter.report(len(self._subjects), "")
 
@@ -191,7 +191,3 @@ class _Walk:
         shown = show_document(setup.engine, text, subject.questions, subject.reply_tokens, setup.context_tokens)
         self.shown.append((shown.tokens, shown.whole_tokens))
         return shown
-
-    def _cost(self, column: str, index: int) -> AttachCost | None:
-        numbers = {"adapter": index, "whole": index, "shuffled": self.ring.next_to(index)}
-        return self.ring.costs[numbers[column]] if column in numbers else None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from localhyper.engine import AdapterUse, BaseModelInfo, Engine
 from localhyper.errors import ConfigError
-from localhyper.evaluate.columns import MakeAdapter, attach_maker
+from localhyper.evaluate.columns import MakeAdapter, attach_maker, library_in
 from localhyper.evaluate.task_costs import AdapterSpent, made_of_description
 from localhyper.hypernet import OnnxHypernetwork
 from localhyper.progress import CancelToken
@@ -64,17 +64,14 @@ def _vector_maker(
     base: BaseModelInfo, hypernetwork: OnnxHypernetwork, source: VectorSource, cancel: CancelToken
 ) -> MakeAdapter:
     """For hypernetworks that read one vector of a description."""
-    from localhyper.database import Database
-    from localhyper.library import Library
     from localhyper.pipeline import AttachOptions
     from localhyper.task_pipeline import attach_vector
     from localhyper.task_vector import make_vector
 
     def make(document: Document, folder: Path) -> Path:
-        library = Library(Database(folder / "library.sqlite3"), folder / "adapters")
         vector = make_vector(source, document, hypernetwork.info, cancel=cancel)
         options = AttachOptions(name="evaluated")
-        return attach_vector(document, vector, base, hypernetwork, library, options).adapter.path
+        return attach_vector(document, vector, base, hypernetwork, library_in(folder), options).adapter.path
 
     return make
 

@@ -108,6 +108,10 @@ async def test_a_long_documents_reply_says_which_chunk_it_came_from(tmp_path: Pa
         assert f" of {info.chunk_files} of village, " in bench.statuses[0]
         (used,) = bench.engine.adapters
         assert used.path.parent.suffix == ".chunks"
+        await ask(pilot, "where is the kite")
+        await answered(pilot, bench, 2)
+        # The whole adapter in between would empty the KV cache of a conversation that stays with its chunk.
+        assert set(bench.engine.adapter_sets) == {(used,)}
         stored = bench.store.history.turns(1)[0]
         assert stored.note.startswith("chunk ") and [use.name for use in stored.adapters] == ["village"]
 

@@ -100,7 +100,7 @@ def test_decisions_are_numbered_without_gaps_and_say_three_things() -> None:
 def test_formats_page_names_every_bundle_field_and_table() -> None:
     page = _text(REPOSITORY / "docs" / "formats.md")
     source = _text(REPOSITORY / "localhyper" / "bundle.py")
-    for field in re.findall(r'\b(?:top|base)\.(?:text|whole|wholes|inner)\("(\w+)"', source):
+    for field in re.findall(r'\b(?:top|base)\.(?:text|digest|whole|wholes|inner)\("(\w+)"', source):
         assert re.search(rf"`(base\.)?{field}[`.]", page), field
     for table in re.findall(r"CREATE (?:VIRTUAL )?TABLE (\w+)", _text(REPOSITORY / "localhyper" / "database.py")):
         assert f"| `{table}` |" in page

@@ -68,6 +68,19 @@ def dense(weights: LoraWeights) -> FloatArray:
     return np.asarray(np.matmul(target.b, target.a))
 
 
+def watch_generate(network: OnnxHypernetwork) -> list[tuple[Activations, int]]:
+    """The arguments of every `generate` from now on: activations, number of chunks."""
+    seen: list[tuple[Activations, int]] = []
+    original = network.generate
+
+    def watched(activations: Activations, chunks: int = 1) -> LoraWeights:
+        seen.append((activations, chunks))
+        return original(activations, chunks)
+
+    network.generate = watched  # type: ignore[method-assign]
+    return seen
+
+
 def test_the_adapter_is_the_sum_over_chunks_plus_one_bias(place: Place) -> None:
     engine = ScriptedEngine()
     result = place.attach(engine=engine, rank=8)
@@ -87,40 +100,26 @@ def test_the_adapter_is_the_sum_over_chunks_plus_one_bias(place: Place) -> None:
 
 def test_prefix_and_suffix_are_encoded_but_their_activations_are_dropped(tmp_path: Path) -> None:
     place = Place(tmp_path, TinyBundle(prefix="before it", suffix="after", bias=False, metric=False))
-    seen: list[Activations] = []
-    original = place.network.generate
-
-    def watched(activations: Activations, chunks: int = 1) -> LoraWeights:
-        seen.append(activations)
-        return original(activations, chunks)
-
-    place.network.generate = watched  # type: ignore[method-assign]
+    seen = watch_generate(place.network)
     engine = ScriptedEngine()
     place.attach(document(10), engine)
     ids = engine.encoded[0]
     assert engine.detokenize(ids[:2]) == "before it"
     assert engine.detokenize(ids[-1:]) == "after"
     inside = ScriptedEngine().encode(np.array(ids, np.int32), place.network.info.capture)
-    np.testing.assert_array_equal(seen[0].hidden, inside.hidden[:, 2:-1])
-    np.testing.assert_array_equal(seen[0].ffn, inside.ffn[:, 2:-1])
+    np.testing.assert_array_equal(seen[0][0].hidden, inside.hidden[:, 2:-1])
+    np.testing.assert_array_equal(seen[0][0].ffn, inside.ffn[:, 2:-1])
 
 
 def test_a_hypernetwork_that_reads_prefix_and_suffix_gets_their_activations(tmp_path: Path) -> None:
     tiny = TinyBundle(prefix="before it", suffix="after", bias=False, metric=False, metadata={"reads_prefix": True})
     place = Place(tmp_path, tiny)
     assert place.network.info.reads_prefix
-    seen: list[Activations] = []
-    original = place.network.generate
-
-    def watched(activations: Activations, chunks: int = 1) -> LoraWeights:
-        seen.append(activations)
-        return original(activations, chunks)
-
-    place.network.generate = watched  # type: ignore[method-assign]
+    seen = watch_generate(place.network)
     engine = ScriptedEngine()
     place.attach(document(40), engine)  # chunks as long as they may be: prefix and suffix do not count
     assert max(map(len, engine.encoded)) == tiny.chunk_tokens + 3
-    for ids, activations in zip(engine.encoded, seen, strict=True):
+    for ids, (activations, _) in zip(engine.encoded, seen, strict=True):
         whole = ScriptedEngine().encode(np.array(ids, np.int32), place.network.info.capture)
         np.testing.assert_array_equal(activations.hidden, whole.hidden)
         np.testing.assert_array_equal(activations.ffn, whole.ffn)
@@ -328,16 +327,9 @@ def test_a_failed_run_that_cannot_go_on_leaves_nothing(place: Place) -> None:
 
 def test_a_hypernetwork_that_does_not_count_chunks_runs_once_a_chunk(place: Place) -> None:
     assert not place.network.reads_count
-    counts: list[int] = []
-    original = place.network.generate
-
-    def watched(activations: Activations, chunks: int = 1) -> LoraWeights:
-        counts.append(chunks)
-        return original(activations, chunks)
-
-    place.network.generate = watched  # type: ignore[method-assign]
+    seen = watch_generate(place.network)
     adapter = place.attach().adapter
-    assert counts == [adapter.chunks] * adapter.chunks
+    assert [chunks for _, chunks in seen] == [adapter.chunks] * adapter.chunks
 
 
 def test_the_source_text_can_be_quoted(place: Place) -> None:
