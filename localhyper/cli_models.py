@@ -177,7 +177,7 @@ def check(
 
 def _problem(status: ModelStatus, registry: Registry, view: ProgressView, token: CancelToken) -> LocalHyperError | None:
     from localhyper.base_header import read_base_info
-    from localhyper.bundle import read_bundle
+    from localhyper.bundle import read_bundle, read_companion
 
     try:
         if status.spec is not None:
@@ -185,7 +185,7 @@ def _problem(status: ModelStatus, registry: Registry, view: ProgressView, token:
         if status.path is not None and status.kind == "base":
             read_base_info(status.path)
         elif status.path is not None and not isinstance(status.spec, FolderSpec):
-            read_bundle(status.path)
+            read_companion(read_bundle(status.path))
     except LocalHyperError as error:
         token.check()
         return error

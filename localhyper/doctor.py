@@ -186,9 +186,9 @@ def _model(verify: Callable[[ModelSpec], str], path: Path | None, spec: ModelSpe
     try:
         digest = verify(spec)
         if isinstance(spec, HypernetworkSpec) and path is not None:
-            from localhyper.bundle import read_bundle
+            from localhyper.bundle import read_bundle, read_companion
 
-            read_bundle(path)
+            read_companion(read_bundle(path))
     except LocalHyperError as error:
         return Check(name, FAIL, error.message, error.hint)
     compared = len(spec.sha256) == len(spec.files) if isinstance(spec, FolderSpec) else spec.sha256

@@ -13,6 +13,7 @@ from localhyper.paths import get_paths
 from localhyper.registry import load_registry
 from tests.cli.conftest import ROOT, Shell
 from tests.hub_server import HubServer
+from tests.tiny_onnx import TinyBundle, write
 
 
 def test_version_and_help_touch_no_disk(shell: Shell) -> None:
@@ -102,10 +103,13 @@ def test_models_are_listed_and_checked(shell: Shell, tmp_path: Path) -> None:
     assert {"smollm2-135m-instruct", "smollm2-135m-document"} <= {row["name"] for row in listed}
     folder = shell.home / "data" / "hypernetworks"
     (folder / "broken.onnx").write_bytes(b"nothing")
+    about = {"chunk_bundle": {"file": "other.onnx", "sha256": "0" * 64}}
+    write(folder / "lonely.onnx", TinyBundle(metadata=about))
     done = shell.run("models", "check", "--json")
-    broken = next(row for row in json.loads(done.stdout) if row["name"] == "broken")
-    assert not broken["ok"]
-    assert "not a readable ONNX file" in broken["problem"]
+    rows = {row["name"]: row for row in json.loads(done.stdout)}
+    assert not rows["broken"]["ok"]
+    assert "not a readable ONNX file" in rows["broken"]["problem"]
+    assert "needs `other.onnx` beside it" in rows["lonely"]["problem"]
     assert done.returncode == 5
     assert shell.run("models", "check", "no-such-model").returncode == 2
 

@@ -13,6 +13,7 @@ from localhyper import doctor, onnx_probe
 from localhyper.doctor import FAIL, OK, WARN, Check, run_checks, worst
 from localhyper.onnx_probe import ProviderReport, probe_providers
 from localhyper.paths import Paths
+from tests.tiny_onnx import TinyBundle, write
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +54,14 @@ def test_a_damaged_model_fails(paths: Paths) -> None:
     check = _named(run_checks(paths), "base model one")
     assert check.status == FAIL
     assert "damaged" in check.detail
+
+
+def test_a_hypernetwork_without_its_companion_fails(paths: Paths, tmp_path: Path) -> None:
+    said = {"file": "other.onnx", "sha256": "0" * 64}
+    bundle = write(tmp_path / "pair.onnx", TinyBundle(metadata={"chunk_bundle": said}))
+    _base(paths, f'[hypernetwork.pair]\nfile = "pair.onnx"\npath = "{bundle}"\nkind = "document"\nbase = "one"\n')
+    check = _named(run_checks(paths), "hypernetwork pair")
+    assert check.status == FAIL and "needs `other.onnx` beside it" in check.detail and check.hint
 
 
 def test_a_wrong_config_fails_alone(paths: Paths) -> None:
