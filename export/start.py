@@ -7,20 +7,24 @@ from pathlib import Path
 
 from localhyper.errors import LocalHyperError
 from localhyper.export.command_line import refuse
+from localhyper.export.search_config import is_search_recipe
 from localhyper.export.task_config import is_task_recipe
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Hand the command line to documents' training, or to tasks' where the recipe has a `[task]` table."""
+    """Hand the command line to documents' training, or to tasks' or search's by the recipe's `[task]` or `[search]`."""
     parser = argparse.ArgumentParser(prog="localhyper train", add_help=False)
     parser.add_argument("recipe", type=Path, nargs="?")
     options, _ = parser.parse_known_args(argv)
     try:
         of_tasks = options.recipe is not None and is_task_recipe(options.recipe)
+        of_search = options.recipe is not None and is_search_recipe(options.recipe)
     except LocalHyperError as error:
         refuse(parser, error)
     if of_tasks:
         from localhyper.export.task_train import main as run
+    elif of_search:
+        from localhyper.export.search_train import main as run
     else:
         from localhyper.export.train import main as run
     return run(argv)

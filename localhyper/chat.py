@@ -90,7 +90,7 @@ class ChatSession:
         """
         question = ChatMessage("user", text)
         asked = [message.content for message in self._messages if message.role == "user"]
-        choice = self._choose([*asked, text], self._adapters)
+        choice = self._choose([*asked, text], self._adapters, self._engine)
         self._engine.set_adapters(choice.uses)  # always: a file may have been made anew; the same set costs nothing
         self._chunk = choice.chunk
         prompt, room = self._fit(question)

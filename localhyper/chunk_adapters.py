@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localhyper.atomic import remove_stale
+from localhyper.chunk_keys import QUESTION_FILE, write_keys, write_question_map
 from localhyper.chunking import Chunk
 from localhyper.document_sum import DocumentSum
 from localhyper.engine import Activations, BaseModelInfo
@@ -29,7 +30,7 @@ CHUNK_DTYPE: Dtype = "q8_0"  # half of f16's disk; all figures of docs/quality.m
 
 @dataclass(frozen=True)
 class ChunkWriter:
-    """Writes the adapters of chunks into a folder, one file a chunk, each whole or not at all.
+    """Writes the adapters of chunks and their search keys into a folder, a file each a chunk, whole or not at all.
 
     Attributes:
         folder: Made with the first file.
@@ -53,6 +54,7 @@ class ChunkWriter:
         Raises:
             AdapterError: The weights cannot be stored.
         """
+        self._write_keys(chunk, activations)
         alone = DocumentSum(self.hypernetwork, self.rank)
         alone.add(weights, activations)
         result = alone.finish()
@@ -72,6 +74,15 @@ class ChunkWriter:
             made_at=now(),
         )
         write_adapter(chunk_file(self.folder, chunk.index), result.weights, self.base, metadata, CHUNK_DTYPE)
+
+    def _write_keys(self, chunk: Chunk, activations: Activations) -> None:
+        """What a question finds the chunk by, where the hypernetwork has learnt it."""
+        head = self.hypernetwork.search_head()
+        if head is None:
+            return
+        if not (self.folder / QUESTION_FILE).is_file():
+            write_question_map(self.folder, head.question, self.hypernetwork.info)
+        write_keys(self.folder, chunk.index, head.keys(activations.hidden))
 
     def has(self, chunks: int) -> bool:
         """Whether the first `chunks` of them are there."""

@@ -1,6 +1,6 @@
 """Which of a conversation's adapters answer a question: values that pass from whoever chooses to whoever asks.
 
-`chunk_chooser` makes them. Knows no library and no engine.
+`chunk_chooser` makes them. Knows no library.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from localhyper.engine import AdapterUse
+from localhyper.engine import AdapterUse, Engine
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Choice:
     chunk: ChosenChunk | None = None
 
 
-Choose = Callable[[Sequence[str], Sequence[AdapterUse]], Choice]
-"""From the questions of a conversation, the new one last, and the adapters of it, to those that answer."""
+Choose = Callable[[Sequence[str], Sequence[AdapterUse], Engine], Choice]
+"""From the questions of a conversation, the new one last, its adapters, and the base model, to those that answer."""
 
 
-def whole(questions: Sequence[str], uses: Sequence[AdapterUse]) -> Choice:
+def whole(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
     """A `Choose` that leaves all adapters as they are."""
     return Choice(tuple(uses))

@@ -1,8 +1,9 @@
 """Of long documents, the one chunk that a question is about answers, with the adapter it has of its own.
 
-A chunk is found by the passage that shares most words with the question (BM25, as quotes are found), words weighed down
-where they are common; one chunk answers, because two at once answered worse (docs/decisions/0018). Where no chunk
-shares a word with the question, whole documents answer. Knows the library, no engine.
+A chunk is found by what the base model makes of its tokens and the question's (`search_head`), where the hypernetwork
+learnt to compare them, and by the passage that shares most words with the question (BM25, as quotes are found), words
+weighed down where they are common. One chunk answers, because two at once answered worse (docs/decisions/0018). Where
+there are no keys to compare and no chunk shares a word with the question, whole documents answer.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import logging
 from collections.abc import Callable, Sequence
 
 from localhyper.chunk_choice import Choice, ChosenChunk
-from localhyper.engine import AdapterUse
-from localhyper.library import AdapterInfo, Library
+from localhyper.chunk_keys import ChunkKeys, read_keys, read_question
+from localhyper.engine import AdapterUse, CaptureSpec, Engine
+from localhyper.library import AdapterInfo, Library, chunk_folder
+from localhyper.lora import FloatArray
+
+Place = tuple[int, int]  # number of a document among those attached, and of a chunk in it
 
 # A follow-up like "And when?" has only common words of its own; a new question's rare words outweigh the old one's.
 EARLIER_WEIGHT = 0.3
@@ -26,10 +31,10 @@ class ChunkChooser:
         """`library` is asked for when first needed."""
         self._library = library
 
-    def __call__(self, questions: Sequence[str], uses: Sequence[AdapterUse]) -> Choice:
+    def __call__(self, questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
         """Replace the long documents among the adapters by the chunk of one of them that the question is about."""
         long = self._long_documents(uses) if questions and uses else {}
-        best = self._best(questions, list(long.values()))
+        best = self._best(questions, list(long.values()), engine)
         if best is None:
             return Choice(tuple(uses))
         info, chunk = best
@@ -45,16 +50,50 @@ class ChunkChooser:
         known = {info.path: info for info in self._library().list() if info.chunk_files}
         return {use: known[use.path] for use in uses if use.path in known and use.scale != 0}
 
-    def _best(self, questions: Sequence[str], long: Sequence[AdapterInfo]) -> tuple[AdapterInfo, int] | None:
+    def _best(
+        self, questions: Sequence[str], long: Sequence[AdapterInfo], engine: Engine
+    ) -> tuple[AdapterInfo, int] | None:
         """The document and its chunk that have most to do with the question; None where none has."""
         if not long:
             return None
-        library, by_id = self._library(), {info.id: info for info in long}
-        scores = library.score_chunks(questions[-1], list(by_id))
-        for place, score in library.score_chunks(questions[-2], list(by_id)).items() if len(questions) > 1 else ():
-            scores[place] = scores.get(place, 0.0) + EARLIER_WEIGHT * score
+        keys = _keys(long, engine)
+        scores = self._scores(questions[-1], long, keys, engine)
+        if len(questions) > 1:
+            for place, score in self._scores(questions[-2], long, keys, engine).items():
+                scores[place] = scores.get(place, 0.0) + EARLIER_WEIGHT * score
         if not scores:
             return None
         # Of equals, the first chunk of the document that was named first.
-        number, chunk = max(scores, key=lambda place: (scores[place], -list(by_id).index(place[0]), -place[1]))
-        return by_id[number], chunk
+        number, chunk = max(scores, key=lambda place: (scores[place], -place[0], -place[1]))
+        return long[number], chunk
+
+    def _scores(
+        self, question: str, long: Sequence[AdapterInfo], keys: Sequence[ChunkKeys], engine: Engine
+    ) -> dict[Place, float]:
+        """What chunks have to do with a question: (number of the document, chunk) to a score, without keys by words."""
+        numbers = {info.id: number for number, info in enumerate(long)}
+        found = self._library().score_chunks(question, list(numbers))
+        words = {(numbers[identity], chunk): score for (identity, chunk), score in found.items()}
+        if not keys:
+            return words
+        scores: dict[Place, float] = {}
+        read: dict[tuple[CaptureSpec, str], FloatArray] = {}  # as a rule one hypernetwork made all keys
+        for number, of_one in enumerate(keys):
+            how = of_one.capture, of_one.prefix
+            if how not in read:
+                read[how] = read_question(question, engine, *how)
+            for chunk, score in enumerate(of_one.scores_of(read[how])):
+                place = number, chunk
+                scores[place] = float(score) + of_one.question.words * words.get(place, 0.0)
+        return scores
+
+
+def _keys(long: Sequence[AdapterInfo], engine: Engine) -> list[ChunkKeys]:
+    """Search keys of all these documents; none where one lacks them: scores must compare."""
+    keys = []
+    for info in long:
+        found = read_keys(chunk_folder(info.path), info.chunk_files)
+        if found is None or not found.fits(engine.info):
+            return []
+        keys.append(found)
+    return keys

@@ -26,6 +26,7 @@ from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import AdapterError, HypernetworkError
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric, check_metrics, validate
 from localhyper.onnx_session import UNREADABLE_HINT, Value, available_providers, first_line, open_session
+from localhyper.search_head import SearchHead, make_head
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -45,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 PROBE_TOKENS = 8  # for outputs that don't depend on the input, where onnxruntime still wants one
 AXES = {"metric_excess": 2, "metric_floor": 1}  # of outputs that have not three
+SEARCH_OUTPUTS = ("search_mean", "search_document", "search_question", "search_scalars")  # arguments of `make_head`
 
 
 class Hypernetwork(Protocol):
@@ -80,6 +82,10 @@ class Hypernetwork(Protocol):
 
     def metrics(self) -> Mapping[str, Metric]:
         """Input second moments per target for recompression; empty when the bundle carries none."""
+        ...
+
+    def search_head(self) -> SearchHead | None:
+        """What finds the chunk that a question is about; None where the bundle has not learnt it."""
         ...
 
 
@@ -211,6 +217,20 @@ class OnnxHypernetwork:
             if f"metric_basis.{target}" in values
         }
 
+    def search_head(self) -> SearchHead | None:
+        """What finds the chunk that a question is about; None where the bundle has not learnt it.
+
+        Raises:
+            HypernetworkError: It has one that is unusable.
+        """
+        if SEARCH_OUTPUTS[0] not in self._outputs:
+            return None
+        values = self._constant_values()
+        try:
+            return make_head(*(values[name] for name in SEARCH_OUTPUTS))
+        except HypernetworkError as error:
+            raise self._bad(error.message) from error
+
     def _constant_values(self) -> dict[str, FloatArray]:
         """Outputs that don't depend on the input, computed once."""
         if self._constants is None:
@@ -324,6 +344,7 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
     known = {f"{part}.{name}" for part in ("a", "b") for name in info.targets}
     pairs = [("bias_a", "bias_b"), ("metric_basis", "metric_excess")]
     optional = {f"{part}.{name}" for pair in (*pairs, ("metric_floor",)) for part in pair for name in info.targets}
+    optional |= set(SEARCH_OUTPUTS)
     missing, unknown = known - set(outputs), set(outputs) - known - optional
     if missing or unknown:
         raise HypernetworkError(
@@ -337,9 +358,27 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
         if (f"metric_basis.{name}" in outputs) != (f"metric_excess.{name}" in outputs):
             raise HypernetworkError(f"hypernetwork `{info.path}`: the metric of `{name}` has only one half")
     _check_whitening(info, outputs)
+    _check_search(info, outputs)
     for name, value in outputs.items():
+        if name in SEARCH_OUTPUTS:
+            continue
         axes = AXES.get(name.split(".", 1)[0], 3)
         _check_value(info, value, (len(info.targets[name.split(".", 1)[1]]), *[None] * (axes - 1)))
+
+
+def _check_search(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
+    """All of a search head or nothing, and of the width of the activations; `make_head` checks what goes together."""
+    there = [name for name in SEARCH_OUTPUTS if name in outputs]
+    if not there:
+        return
+    if len(there) != len(SEARCH_OUTPUTS) or info.kind != "document" or not info.capture.taps:
+        raise HypernetworkError(
+            f"hypernetwork `{info.path}`: a search head needs {', '.join(SEARCH_OUTPUTS)}, and taps of a document",
+            REMAKE_HINT,
+        )
+    width = len(info.capture.taps) * info.base_hidden_size
+    for name, shape in zip(SEARCH_OUTPUTS, ((width,), (width, None), (width, None), (3,)), strict=True):
+        _check_value(info, outputs[name], shape)
 
 
 def _check_whitening(info: BundleInfo, outputs: Mapping[str, Value]) -> None:

@@ -25,7 +25,7 @@ from localhyper.chunk_adapters import ChunkWriter
 from localhyper.chunking import Chunk, first_tokens, split_document
 from localhyper.config import AdapterSettings
 from localhyper.document_sum import DocumentSum
-from localhyper.engine import Activations, BaseModelInfo, Engine
+from localhyper.engine import Activations, BaseModelInfo, Engine, TokenArray
 from localhyper.errors import LibraryError, LocalHyperError, SourceError
 from localhyper.gguf_writer import Dtype
 from localhyper.hypernet import Hypernetwork
@@ -252,17 +252,8 @@ class _Attach:
         self._report("generate", total, total)
 
     def _encode(self, chunk: Chunk) -> Activations:
-        """Activations of the chunk's tokens; those of prefix and suffix round it are dropped unless they are read."""
-        info = self._hypernetwork.info
         with self._timed("encode"):
-            before = self._engine.tokenize(info.prefix, special=True) if info.prefix else np.empty(0, np.int32)
-            after = self._engine.tokenize(info.suffix, special=True) if info.suffix else np.empty(0, np.int32)
-            ids = np.concatenate([before, chunk.token_ids, after]).astype(np.int32)
-            whole = self._engine.encode(ids, info.capture, cancel=self._cancel)
-        if info.reads_prefix:
-            return whole
-        inside = slice(len(before), len(before) + len(chunk.token_ids))
-        return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))
+            return encode_chunk(self._engine, self._hypernetwork.info, chunk.token_ids, self._cancel)
 
     def _add(self, chunk: Chunk, activations: Activations, chunks: int) -> None:
         with self._timed("generate"):
@@ -308,7 +299,7 @@ class _Attach:
             if self._beside is not None:
                 size = self._beside.move_to(chunk_folder(info.path), len(chunks))
                 info = replace(info, chunk_files=len(chunks), chunk_bytes=size)
-            stored = store_adapter(self._library, info, result.weights, base, self._options.dtype, _passages(chunks))
+            stored = store_adapter(self._library, info, result.weights, base, self._options.dtype, passages_of(chunks))
             if stored.path != info.path:  # the other one was first after all
                 shutil.rmtree(chunk_folder(info.path), ignore_errors=True)
         self._report("write", 1, 1)
@@ -351,6 +342,22 @@ class _Attach:
             self.timings[stage] += time.perf_counter() - started
 
 
+def encode_chunk(engine: Engine, info: BundleInfo, ids: TokenArray, cancel: CancelToken) -> Activations:
+    """Activations of a chunk's tokens; those of prefix and suffix round it are dropped unless they are read.
+
+    Raises:
+        ContextError: The chunk is longer than the model's window.
+        Cancelled: `cancel` was set.
+    """
+    before = engine.tokenize(info.prefix, special=True) if info.prefix else np.empty(0, np.int32)
+    after = engine.tokenize(info.suffix, special=True) if info.suffix else np.empty(0, np.int32)
+    whole = engine.encode(np.concatenate([before, ids, after]).astype(np.int32), info.capture, cancel=cancel)
+    if info.reads_prefix:
+        return whole
+    inside = slice(len(before), len(before) + len(ids))
+    return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))
+
+
 class _MovingEta:
     """Seconds left from the last few chunks; unknown until some are done."""
 
@@ -368,7 +375,7 @@ class _MovingEta:
         return left * sum(self._seconds) / len(self._seconds)
 
 
-def _passages(chunks: Sequence[Chunk]) -> Iterator[Passage]:
+def passages_of(chunks: Sequence[Chunk]) -> Iterator[Passage]:
     """Each chunk's text in pieces short enough to quote, cut after sentences; joined they are the document's text."""
     for chunk in chunks:
         start = 0

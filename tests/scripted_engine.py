@@ -57,7 +57,8 @@ class ScriptedEngine:
         columns = [np.random.default_rng(int(number)).standard_normal(64).astype(np.float32) for number in ids]
         table = np.stack(columns)
         hidden = np.stack([table[:, tap : tap + HIDDEN] for tap in capture.taps])
-        ffn = np.stack([table[:, 16 + block : 16 + block + FFN] for block in capture.ffn_blocks])
+        inner = [table[:, 16 + block : 16 + block + FFN] for block in capture.ffn_blocks]
+        ffn = np.stack(inner) if inner else np.empty((0, len(ids), FFN), np.float32)
         return Activations(hidden, ffn)
 
     def set_adapters(self, adapters: Sequence[AdapterUse]) -> None:

@@ -19,7 +19,7 @@ FINGERPRINT = "ab" * 32
 class TinyBundle:
     """What to write. The graph gives one rank per token: a = ffn rows, b = a fixed matrix times hidden rows.
 
-    With `chunks`, it takes the number of a document's chunks too and divides a by it.
+    With `chunks`, it takes the number of a document's chunks too and divides a by it. `search` are constant outputs.
     """
 
     hidden: int = 8
@@ -39,6 +39,7 @@ class TinyBundle:
     chunks: bool = False
     whitening: float = 0.0
     gain: float = 0.05
+    search: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -123,7 +124,17 @@ def _constant_outputs(tiny: TinyBundle) -> Sequence[tuple[str, NDArray[np.float3
         found += [(f"metric_basis.{tiny.target}", basis), (f"metric_excess.{tiny.target}", excess)]
     if tiny.floor:
         found.append((f"metric_floor.{tiny.target}", np.arange(1, layers + 1).astype(np.float32)))
-    return found
+    return [*found, *tiny.search.items()]
+
+
+def search_arrays(tiny: TinyBundle, size: int = 4) -> dict[str, NDArray[np.float32]]:
+    """A search head that fits."""
+    rng, width = np.random.default_rng(11), len(tiny.taps) * tiny.hidden
+    document = rng.standard_normal((width, size)).astype(np.float32)
+    question = np.concatenate((document, np.zeros((width, 1), np.float32)), 1)
+    scalars = np.array([0.5, 3.0, 0.25], np.float32)
+    arrays = (np.zeros(width, np.float32), document, question, scalars)
+    return dict(zip(("search_mean", "search_document", "search_question", "search_scalars"), arrays, strict=True))
 
 
 def write(path: Path, tiny: TinyBundle | None = None) -> Path:

@@ -20,6 +20,7 @@ from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo
 from localhyper.lora import LoraTarget, LoraWeights, Metric
 from localhyper.progress import CancelToken
+from localhyper.search_head import SearchHead
 from localhyper.sources.document import Document
 
 
@@ -117,6 +118,10 @@ class _OnceHypernetwork:
     def metrics(self) -> Mapping[str, Metric]:
         """As the hypernetwork does."""
         return self._hypernetwork.metrics()
+
+    def search_head(self) -> SearchHead | None:
+        """As the hypernetwork has it."""
+        return self._hypernetwork.search_head()
 
 
 class AttachOnce:

@@ -157,9 +157,10 @@ class AdapterRing:
             self._paths[index], self._choosers[index] = path, _chooser(folder)
         return self._paths[index]
 
-    def answering(self, index: int, question: str) -> tuple[AdapterUse, ...]:
+    def answering(self, index: int, question: str, engine: Engine) -> tuple[AdapterUse, ...]:
         """What answers a question with document `index` attached."""
-        return self._choosers[index]([question], [AdapterUse(self.own(index))]).uses
+        uses = [AdapterUse(self.own(index))]
+        return self._choosers[index]([question], uses, engine).uses
 
     def attached(self, column: str, index: int) -> int | None:
         """Number of the document that is attached in a column of document `index`; None = none is."""
@@ -191,12 +192,12 @@ def _chooser(folder: Path) -> Choose:
     return ChunkChooser(lambda: library)
 
 
-def adapters_for(column: str, ring: AdapterRing, index: int, question: str) -> tuple[AdapterUse, ...]:
+def adapters_for(column: str, ring: AdapterRing, index: int, question: str, engine: Engine) -> tuple[AdapterUse, ...]:
     """What `column` has in force for a question on document `index`; makes what is not there yet."""
     document = ring.attached(column, index)
     if document is None:
         return ()
-    return (AdapterUse(ring.own(document)),) if column == "whole" else ring.answering(document, question)
+    return (AdapterUse(ring.own(document)),) if column == "whole" else ring.answering(document, question, engine)
 
 
 def message_for(column: str, question: str, shown: str) -> str:

@@ -184,7 +184,8 @@ class _Walk:
         self._reporter.report(len(self._subjects), "")
 
     def _attach(self, column: str, index: int, question: str) -> None:
-        self._setup.engine.set_adapters(adapters_for(column, self.ring, index, question))
+        engine = self._setup.engine
+        engine.set_adapters(adapters_for(column, self.ring, index, question, engine))
 
     def _show(self, subject: Subject) -> Shown:
         setup, text = self._setup, subject.document.text

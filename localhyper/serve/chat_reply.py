@@ -6,9 +6,11 @@ Shapes: https://platform.openai.com/docs/api-reference/chat/object and …/chat/
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from localhyper.chunk_choice import ChosenChunk
 from localhyper.engine import GenerationStats
 from localhyper.serve.api_error import ApiError
 
@@ -31,11 +33,11 @@ class ReplyHead:
     model: str
     with_usage: bool = False
 
-    def whole(self, text: str, stats: GenerationStats) -> dict[str, object]:
-        """The reply in one piece."""
+    def whole(self, text: str, stats: GenerationStats, chunk: ChosenChunk | None = None) -> dict[str, object]:
+        """The reply in one piece; `chunk` is the one that answered."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": stats.finish_reason}
-        return self._object("chat.completion", [choice]) | {"usage": usage(stats)}
+        return self._object("chat.completion", [choice]) | {"usage": usage(stats)} | answered_by(chunk)
 
     def opening(self) -> bytes:
         """The event that begins a stream."""
@@ -45,20 +47,29 @@ class ReplyHead:
         """An event with a piece of text."""
         return self._chunk({"content": text}, None)
 
-    def ending(self, stats: GenerationStats) -> bytes:
-        """The events that end a stream, from the finish reason on."""
-        events = self._chunk({}, stats.finish_reason)
+    def ending(self, stats: GenerationStats, chunk: ChosenChunk | None = None) -> bytes:
+        """The events that end a stream, from the finish reason on; `chunk` is the one that answered."""
+        events = self._chunk({}, stats.finish_reason, answered_by(chunk))
         if self.with_usage:
             events += event(self._object("chat.completion.chunk", []) | {"usage": usage(stats)})
         return events + DONE
 
-    def _chunk(self, delta: dict[str, str], finish_reason: str | None) -> bytes:
+    def _chunk(
+        self, delta: dict[str, str], finish_reason: str | None, more: Mapping[str, object] = MappingProxyType({})
+    ) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        value = self._object("chat.completion.chunk", [choice])
+        value = self._object("chat.completion.chunk", [choice]) | dict(more)
         return event(value | {"usage": None} if self.with_usage else value)
 
     def _object(self, kind: str, choices: Sequence[object]) -> dict[str, object]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": list(choices)}
+
+
+def answered_by(chunk: ChosenChunk | None) -> dict[str, object]:
+    """A field of ours, which OpenAI's clients pass on: the chunk of a long document that answered, counted from 1."""
+    if chunk is None:
+        return {}
+    return {"localhyper": {"adapter": chunk.name, "chunk": chunk.chunk + 1, "chunks": chunk.chunks}}
 
 
 def usage(stats: GenerationStats) -> dict[str, object]:

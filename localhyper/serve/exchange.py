@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from localhyper.chunk_choice import ChosenChunk
 from localhyper.engine import GenerationStats, Piece
 from localhyper.serve.api_error import ApiError
 from localhyper.serve.chat_reply import ReplyHead, error_event
@@ -100,6 +101,11 @@ class Exchange:
         self._engine.drop(self._ticket)
         self._events.put_nowait(None)
 
+    @property
+    def chunk(self) -> ChosenChunk | None:
+        """The chunk of a long document that answers, known with the first piece."""
+        return self._ticket.chunk
+
     async def next(self) -> Piece:
         """The next piece; the last one carries stats.
 
@@ -127,7 +133,7 @@ class Exchange:
                 piece = await self.next()
                 texts.append(piece.text)
                 stats = piece.stats
-            return JSONResponse(self.head.whole("".join(texts), stats))
+            return JSONResponse(self.head.whole("".join(texts), stats, self.chunk))
         except ClientGone:
             return Response(status_code=GONE_STATUS)
         finally:
@@ -198,7 +204,7 @@ class EventStream(Response):
                 if piece.stats is not None:
                     break
                 piece = await self._exchange.next()
-            rest = head.ending(piece.stats)
+            rest = head.ending(piece.stats, self._exchange.chunk)
         except ApiError as error:
             rest = error_event(error)
         await _send(send, rest)

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from localhyper.chunk_choice import Choice
+from localhyper.chunk_choice import Choice, ChosenChunk
 from localhyper.engine import AdapterUse, Engine
 from localhyper.errors import LibraryError, ModelError
 from localhyper.serve.access import Access
@@ -98,12 +98,16 @@ async def test_a_reply_cut_short_says_so(server: Scripted, stream: bool) -> None
     assert choice["finish_reason"] == "length"
 
 
-async def test_of_a_long_document_the_chunk_that_is_asked_about_answers() -> None:
+@pytest.mark.parametrize("stream", [False, True])
+async def test_of_a_long_document_the_chunk_that_is_asked_about_answers_and_is_named(stream: bool) -> None:
     asked: list[list[str]] = []
+    engines: list[Engine] = []
 
-    def choose(questions: Sequence[str], uses: Sequence[AdapterUse]) -> Choice:
+    def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
         asked.append(list(questions))
-        return Choice(tuple(AdapterUse(Path("chunk.gguf"), use.scale) for use in uses))
+        engines.append(engine)
+        uses = tuple(AdapterUse(Path("chunk.gguf"), use.scale) for use in uses)
+        return Choice(uses, ChosenChunk("rules", 11, 34) if uses else None)
 
     with scripted(choose=choose) as server:
         messages = [
@@ -112,10 +116,16 @@ async def test_of_a_long_document_the_chunk_that_is_asked_about_answers() -> Non
             {"role": "assistant", "content": "Ada."},
             {"role": "user", "content": "When?"},
         ]
-        request = {"model": "tiny+rules@2", "messages": messages}
-        assert (await server.client().post("/v1/chat/completions", json=request)).status_code == 200
-        assert asked == [["Who?", "When?"]]
+        request = {"model": "tiny+rules@2", "messages": messages, "stream": stream}
+        reply = await server.client().post("/v1/chat/completions", json=request)
+        assert reply.status_code == 200
+        told = [part for part in (events_of(reply) if stream else [reply.json()]) if "localhyper" in part]
+        assert [part["localhyper"] for part in told] == [{"adapter": "rules", "chunk": 12, "chunks": 34}]
+        assert told[0]["choices"][0]["finish_reason"] == "stop"
+        assert asked == [["Who?", "When?"]] and engines == [server.engine]
         assert server.engine.adapters == (AdapterUse(Path("chunk.gguf"), 2.0),)
+        plain = (await server.client().post("/v1/chat/completions", json=request | {"model": "tiny"})).text
+        assert "localhyper" not in plain
 
 
 async def test_the_model_sets_base_and_adapters(server: Scripted) -> None:

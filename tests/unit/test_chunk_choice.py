@@ -27,6 +27,9 @@ SHIP = (
 )
 
 
+ENGINE = FakeEngine()
+
+
 @pytest.fixture
 def library(tmp_path: Path) -> Library:
     return Library(Database(tmp_path / "library.sqlite3"), tmp_path / "adapters")
@@ -63,7 +66,7 @@ def test_the_chunk_that_a_question_is_about_answers_at_the_documents_strength(
         ("Who planted the pear tree?", 1),
         ("Where does the stove stand?", 2),
     ):
-        choice = choose([question], [AdapterUse(house.path, 0.5)])
+        choice = choose([question], [AdapterUse(house.path, 0.5)], ENGINE)
         assert choice.uses == (AdapterUse(house.chunk_path(chunk), 0.5),), question
         assert choice.chunk == ChosenChunk("house", chunk, 3)
     assert str(ChosenChunk("house", 1, 3)) == "chunk 2 of 3 of house"
@@ -75,17 +78,17 @@ def test_of_several_long_documents_the_best_chunk_answers_and_all_else_stays(
     house, ship = put(library, "house", HOUSE), put(library, "ship", SHIP)
     task = put(library, "task", ("Answer in one word.",), files=False)
     uses = [AdapterUse(house.path), AdapterUse(task.path, 2.0), AdapterUse(ship.path, 0.25)]
-    anchor = choose(["How heavy is the anchor?"], uses)
+    anchor = choose(["How heavy is the anchor?"], uses, ENGINE)
     assert anchor.uses == (AdapterUse(task.path, 2.0), AdapterUse(ship.chunk_path(1), 0.25))
     assert anchor.chunk == ChosenChunk("ship", 1, 2)
-    pear = choose(["Who planted the pear tree?"], uses)
+    pear = choose(["Who planted the pear tree?"], uses, ENGINE)
     assert pear.uses == (AdapterUse(house.chunk_path(1)), AdapterUse(task.path, 2.0))
 
 
 def test_a_document_that_is_switched_off_is_not_searched(library: Library, choose: ChunkChooser) -> None:
     house, ship = put(library, "house", HOUSE), put(library, "ship", SHIP)
     uses = [AdapterUse(house.path), AdapterUse(ship.path, 0.0)]
-    choice = choose(["Who was the captain of the ship, and who built the house?"], uses)
+    choice = choose(["Who was the captain of the ship, and who built the house?"], uses, ENGINE)
     assert choice.uses == (AdapterUse(house.chunk_path(0)), AdapterUse(ship.path, 0.0))
 
 
@@ -94,7 +97,7 @@ def test_without_a_word_in_common_the_whole_document_answers(
     library: Library, choose: ChunkChooser, question: str
 ) -> None:
     house = put(library, "house", HOUSE)
-    choice = choose([question], [AdapterUse(house.path)])
+    choice = choose([question], [AdapterUse(house.path)], ENGINE)
     assert (choice.uses, choice.chunk) == ((AdapterUse(house.path),), None)
 
 
@@ -105,9 +108,9 @@ def test_a_follow_up_stays_with_its_chunk_and_a_new_question_does_not(library: L
     house = put(library, "house", HOUSE + common)  # in a document of real length, such words are everywhere
     uses = [AdapterUse(house.path)]
     for question, chunk in (("And when was it?", 1), ("Thanks!", 1), ("And when is the house heated?", 2)):
-        chosen = choose(["Who planted the pear tree?", question], uses).chunk
+        chosen = choose(["Who planted the pear tree?", question], uses, ENGINE).chunk
         assert chosen == ChosenChunk("house", chunk, 15), question
-    assert choose(["Thanks!", "Who planted it?"], uses).chunk == ChosenChunk("house", 1, 15)
+    assert choose(["Thanks!", "Who planted it?"], uses, ENGINE).chunk == ChosenChunk("house", 1, 15)
 
 
 def test_short_documents_and_files_from_elsewhere_stay_as_they_are(
@@ -115,9 +118,9 @@ def test_short_documents_and_files_from_elsewhere_stay_as_they_are(
 ) -> None:
     note = put(library, "note", HOUSE[:1], files=False)
     uses = (AdapterUse(note.path), AdapterUse(tmp_path / "other.gguf"))
-    assert choose(["Who built the house?"], uses).uses == uses
-    assert choose(["Who built the house?"], ()).uses == ()
-    assert choose([], uses).uses == uses
+    assert choose(["Who built the house?"], uses, ENGINE).uses == uses
+    assert choose(["Who built the house?"], (), ENGINE).uses == ()
+    assert choose([], uses, ENGINE).uses == uses
 
 
 def test_a_missing_chunk_file_lets_the_whole_document_answer_and_is_logged(
@@ -126,7 +129,7 @@ def test_a_missing_chunk_file_lets_the_whole_document_answer_and_is_logged(
     house = put(library, "house", HOUSE)
     house.chunk_path(1).unlink()
     with caplog.at_level(logging.WARNING):
-        choice = choose(["Who planted the pear tree?"], [AdapterUse(house.path)])
+        choice = choose(["Who planted the pear tree?"], [AdapterUse(house.path)], ENGINE)
     assert (choice.uses, choice.chunk) == ((AdapterUse(house.path),), None)
     assert "chunk 2 of `house` is missing" in caplog.text
 

@@ -1,0 +1,128 @@
+"""Put a trained search head into a bundle for documents.
+
+    python -m localhyper.export.add_search BUNDLE.onnx RUN --recipe RECIPE.toml --out OUT.onnx
+
+Where BUNDLE names another one for single chunks (`chunk_bundle`), that one is what the head belongs into: add it there
+and join the two again (`localhyper.export.companion`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from localhyper.atomic import write_bytes_atomic
+from localhyper.bundle import METADATA_KEY, BundleInfo, check_kind, read_bundle
+from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError
+from localhyper.export.checkpoints import read_run
+from localhyper.export.command_line import refuse
+from localhyper.export.onnx_bundle import HALF
+from localhyper.export.search_config import SearchConfig, load_search_recipe
+from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+def head_arrays(state: dict[str, NDArray[np.float32]], config: SearchConfig, info: BundleInfo) -> Arrays:
+    """A head's arrays over all taps of a bundle, zeros where it reads none, by the names of `SEARCH_OUTPUTS`.
+
+    Raises:
+        ConfigError: The bundle does not capture a tap that the head reads, or has another width.
+    """
+    missing = sorted(set(config.taps) - set(info.capture.taps))
+    if missing or info.kind != "document":
+        raise ConfigError(f"bundle `{info.path}` captures taps {list(info.capture.taps)}, the head reads {missing}")
+    hidden, places = info.base_hidden_size, [info.capture.taps.index(tap) for tap in config.taps]
+    if len(state["mean"]) != hidden * len(config.taps):
+        raise ConfigError(f"the head is for another base model than bundle `{info.path}`")
+    question = np.concatenate((state["question"], state["weight"][:, None]), 1)
+    scalars = np.array([state["offset"], np.exp(state["log_scale"]), config.words], np.float32)
+    parts = (state["mean"], state["document"], question)
+    wide = [np.zeros((len(info.capture.taps), hidden, *part.shape[1:]), np.float32) for part in parts]
+    for whole, part in zip(wide, parts, strict=True):
+        whole[places] = part.reshape(len(places), hidden, *part.shape[1:])
+    flat = [whole.reshape(-1, *whole.shape[2:]) for whole in wide]
+    return dict(zip(SEARCH_OUTPUTS, [*flat, scalars], strict=True))
+
+
+def put_in(model: onnx.ModelProto, arrays: Arrays) -> None:
+    """Add the arrays as constant outputs, matrices as float16 cast up; those of an earlier head go."""
+    graph = model.graph
+    for name in SEARCH_OUTPUTS:
+        for kept in (graph.output, graph.node, graph.initializer):
+            for item in [item for item in kept if name in (item.name, item.name.removesuffix(HALF))]:
+                kept.remove(item)
+    for name, values in arrays.items():
+        half = values.ndim == 2
+        stored = values.astype(np.float16) if half else values
+        if not np.isfinite(stored).all():
+            raise HypernetworkError(f"`{name}` of the search head does not fit float16")
+        graph.initializer.append(numpy_helper.from_array(stored, name + HALF))
+        node = helper.make_node("Cast", [name + HALF], [name], name=name, to=TensorProto.FLOAT)
+        graph.node.append(node)
+        graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(values.shape)))
+
+
+def add_search(bundle: Path, run: Path, recipe: Path, out: Path) -> None:
+    """Write `bundle` with the head of `run` to `out`; nothing is written where they do not go together.
+
+    Raises:
+        LocalHyperError: They don't, or one of them cannot be read.
+    """
+    config, info = load_search_recipe(recipe).search, read_bundle(bundle)
+    check_kind(info, "document")
+    if info.chunk_bundle is not None:
+        raise ConfigError(f"`{bundle}` names `{info.chunk_bundle.file}` for single chunks", "add the head to that one")
+    saved = read_run(run)
+    state = {name: tensor.float().cpu().numpy() for name, tensor in saved["hypernetwork"].items()}
+    if set(state) != {"mean", "document", "question", "weight", "offset", "log_scale"}:
+        raise ConfigError(f"run `{run}` is no search run", "name the folder of one")
+    model = onnx.load(bundle)
+    put_in(model, head_arrays(state, config, info))
+    averaged = {"share_of_run": saved["averaged"]} if "averaged" in saved else {}
+    _note(model, {"steps": saved["step"], "seconds": round(saved["seconds"]), **averaged})
+    onnx.checker.check_model(model)
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / bundle.name
+        draft.write_bytes(model.SerializeToString())
+        OnnxHypernetwork.load(draft).search_head()
+    write_bytes_atomic(out, model.SerializeToString())
+
+
+def _note(model: onnx.ModelProto, facts: dict[str, object]) -> None:
+    """Say in the bundle's card that there is a head, and how long it was trained."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            about = json.loads(entry.value)
+            about.setdefault("card", {})["search"] = facts
+            entry.value = json.dumps(about, ensure_ascii=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of adding."""
+    parser = argparse.ArgumentParser(
+        prog="python -m localhyper.export.add_search", description="Put a trained search head into a bundle"
+    )
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("run", type=Path, help="folder of a search run")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    try:
+        add_search(options.bundle, options.run, options.recipe, options.out)
+    except LocalHyperError as error:
+        refuse(parser, error)
+    print(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

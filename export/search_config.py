@@ -1,0 +1,110 @@
+"""The recipe of a search run: one TOML file with a `[search]` table to frozen values, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from localhyper.errors import ConfigError
+from localhyper.export.schedule import Schedule
+from localhyper.export.train_config import build_table, read_tables
+
+KIND_TABLE = "search"  # a recipe with this table is one of a search run
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is trained.
+
+    Attributes:
+        taps: Taps whose activations are read, all of them among those that the bundle captures.
+        size: Length of a key.
+        max_tokens: Most tokens of a chunk.
+        words: What BM25 counts for beside the keys when a chunk is chosen; not trained.
+    """
+
+    taps: tuple[int, ...] = (12,)
+    size: int = 128
+    max_tokens: int = 256
+    words: float = 0.4
+
+    def __post_init__(self) -> None:
+        """Something to read, and something to make of it."""
+        if not self.taps or list(self.taps) != sorted(set(self.taps)) or self.taps[0] < 0:
+            raise ConfigError(f"recipe key search.taps must ascend, got {list(self.taps)}")
+        if self.size < 1 or self.max_tokens < 1:
+            raise ConfigError(f"recipe keys search.size and search.max_tokens must be 1 or more, got {self}")
+
+
+@dataclass(frozen=True)
+class SearchDataConfig:
+    """Files, relative to `--data`.
+
+    Attributes:
+        reading: Reading sets.
+        contexts: Contexts taken, drawn at random; 0 = all.
+        questions: Most questions of a context.
+        negatives: Contexts kept for a question that share most words with it and don't hold its answer.
+        holdout: Every `holdout`-th context is held out.
+    """
+
+    reading: tuple[str, ...] = ()
+    contexts: int = 0
+    questions: int = 4
+    negatives: int = 12
+    holdout: int = 12
+
+    def __post_init__(self) -> None:
+        """Something must be trained on."""
+        if self.holdout < 2:
+            raise ConfigError(f"recipe key data.holdout must be 2 or more, got {self.holdout}")
+
+
+@dataclass(frozen=True)
+class SearchRunConfig(Schedule):
+    """Schedule, and the shape of a batch.
+
+    Attributes:
+        pairs: Questions a step and process, each of another context; it is told from all contexts of the batch.
+        dropout: Share of the features that are dropped.
+        cache_gb: Memory for activations of texts that come again.
+    """
+
+    warmup: int = 30
+    decay: float = 0.7
+    pairs: int = 40
+    dropout: float = 0.1
+    cache_gb: float = 2.0
+
+
+@dataclass(frozen=True)
+class SearchRecipe:
+    """Everything a search run depends on besides the base model and the data files' bytes."""
+
+    name: str = "search"
+    chunk_prefix: str = "<|im_start|>user\n"
+    search: SearchConfig = field(default_factory=SearchConfig)
+    data: SearchDataConfig = field(default_factory=SearchDataConfig)
+    run: SearchRunConfig = field(default_factory=SearchRunConfig)
+
+
+def is_search_recipe(path: Path) -> bool:
+    """Whether a recipe is one of a search run.
+
+    Raises:
+        ConfigError: The file is missing or is not TOML.
+    """
+    return KIND_TABLE in read_tables(path)
+
+
+def load_search_recipe(path: Path) -> SearchRecipe:
+    """Read a recipe.
+
+    Raises:
+        ConfigError: The file is missing, is not TOML or names an unknown key.
+    """
+    raw = read_tables(path)
+    tables = {"search": SearchConfig, "data": SearchDataConfig, "run": SearchRunConfig}
+    built = {key: build_table(cls, raw.pop(key, {}), key) for key, cls in tables.items()}
+    recipe: SearchRecipe = build_table(SearchRecipe, raw | built, "top level")
+    return recipe

@@ -1,0 +1,110 @@
+"""Which chunk a question is about, by what the base model itself makes of both: late interaction of activations.
+
+A hypernetwork reads the base model's activations on every token of a chunk. A linear map, learnt from pairs of
+questions and paragraphs, makes a short key of each; the tokens of a question become keys by a map of their own, each
+with a weight. A chunk scores the sum, over the question's tokens, of the cosine to the most similar token of the
+chunk: ColBERT's MaxSim (Khattab and Zaharia 2020, arXiv 2004.12832). So a question finds its chunk in other words than
+the text has. Knows no engine and no file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from localhyper.errors import HypernetworkError
+from localhyper.lora import FloatArray
+
+NORM_EPSILON = 1e-5
+MAX_WIDTH = 1 << 10  # of a key
+
+
+@dataclass(frozen=True)
+class QuestionMap:
+    """From activations on a question to its keys.
+
+    Attributes:
+        mean: float32 [width], taken from the features first; width = taps x hidden.
+        keys: float32 [width, d].
+        weight: float32 [width]: softplus(weight · (features - mean) + `offset`) is the weight of a token.
+        offset: See there.
+        scale: What a cosine counts for.
+        words: What BM25 counts for beside it.
+    """
+
+    mean: FloatArray
+    keys: FloatArray
+    weight: FloatArray
+    offset: float
+    scale: float
+    words: float
+
+    def read(self, hidden: FloatArray) -> FloatArray:
+        """Activations float32 [taps, tokens, hidden] to weighed keys, float32 [tokens, d]."""
+        centred = features(hidden) - self.mean
+        weights = np.logaddexp(0.0, centred @ self.weight + self.offset) * self.scale
+        read: FloatArray = _unit(centred @ self.keys) * weights[:, None].astype(np.float32)
+        return read
+
+
+@dataclass(frozen=True)
+class SearchHead:
+    """Both maps. `document` is float32 [width, d]."""
+
+    document: FloatArray
+    question: QuestionMap
+
+    def keys(self, hidden: FloatArray) -> FloatArray:
+        """Activations on a chunk, float32 [taps, tokens, hidden], to its keys, float32 [tokens, d] of length 1."""
+        return _unit((features(hidden) - self.question.mean) @ self.document)
+
+
+def make_head(mean: FloatArray, document: FloatArray, question: FloatArray, scalars: FloatArray) -> SearchHead:
+    """A head of the arrays that a bundle holds.
+
+    Args:
+        mean: [width].
+        document: [width, d].
+        question: [width, d + 1], the weight last.
+        scalars: [3]: offset, scale, words.
+
+    Raises:
+        HypernetworkError: Shapes that don't go together, values that are not finite, or a scale below 0.
+    """
+    width, size = document.shape if document.ndim == 2 else (0, 0)
+    fits = mean.shape == (width,) and question.shape == (width, size + 1) and scalars.shape == (3,)
+    if not fits or not 0 < size <= MAX_WIDTH:
+        shapes = [list(array.shape) for array in (mean, document, question, scalars)]
+        raise HypernetworkError(f"a search head must be [w], [w, d], [w, d + 1] and [3], got {shapes}")
+    if not all(np.isfinite(array).all() for array in (mean, document, question, scalars)) or scalars[1:].min() < 0:
+        raise HypernetworkError("a search head must have finite values and scales of at least 0")
+    offset, scale, words = (float(value) for value in scalars)
+    keys, weight = np.ascontiguousarray(question[:, :-1]), np.ascontiguousarray(question[:, -1])
+    return SearchHead(document, QuestionMap(mean, keys, weight, offset, scale, words))
+
+
+def features(hidden: FloatArray) -> FloatArray:
+    """Each tap normalized over its width, side by side: [taps, tokens, hidden] to [tokens, taps x hidden]."""
+    centred = hidden - hidden.mean(-1, keepdims=True)
+    normed = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + NORM_EPSILON)
+    return np.ascontiguousarray(normed.transpose(1, 0, 2).reshape(hidden.shape[1], -1), dtype=np.float32)
+
+
+def max_sim(question: FloatArray, keys: FloatArray, starts: NDArray[np.intp]) -> FloatArray:
+    """Scores of chunks, float32 [chunks].
+
+    Args:
+        question: Weighed keys of a question, float32 [m, d].
+        keys: Keys of all chunks, one after the other, float32 [n, d].
+        starts: Row that each chunk begins with, ascending from 0, each below n.
+    """
+    total: FloatArray = np.maximum.reduceat(keys @ question.T, starts, axis=0).sum(1)
+    return total
+
+
+def _unit(rows: NDArray[np.floating]) -> FloatArray:
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    unit: FloatArray = (rows / np.maximum(norms, 1e-12)).astype(np.float32)
+    return unit

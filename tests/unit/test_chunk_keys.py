@@ -1,0 +1,267 @@
+"""Keys that a question finds its chunk by: arithmetic, files, bundles that have them, and what attaching leaves."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from localhyper.chunk_choice import ChosenChunk
+from localhyper.chunk_chooser import ChunkChooser
+from localhyper.chunk_keys import MOST_QUESTION_TOKENS, QUESTION_FILE, keys_file, read_keys, write_keys
+from localhyper.database import Database
+from localhyper.engine import AdapterUse
+from localhyper.errors import AdapterError, Cancelled, HypernetworkError
+from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork
+from localhyper.library import AdapterInfo, Library, chunk_folder
+from localhyper.pipeline import AttachOptions, attach_document
+from localhyper.progress import CancelToken
+from localhyper.search_head import SearchHead, features, make_head, max_sim
+from localhyper.sources.document import Document
+from tests.scripted_engine import ScriptedEngine
+from tests.tiny_onnx import TinyBundle, search_arrays, write
+
+TINY = TinyBundle()
+# Sixteen words a chunk: what is asked for stands in the second, third and fourth one.
+WORDS = [f"w{number}" for number in range(16)] + [f"x{number}" for number in range(16)]
+WORDS += [f"y{number}" for number in range(16)] + [f"z{number}" for number in range(12)]
+
+
+def head(**changes: np.ndarray) -> SearchHead:
+    arrays = search_arrays(TINY) | changes
+    return make_head(*(arrays[name] for name in SEARCH_OUTPUTS))
+
+
+def network(folder: Path, name: str = "search.onnx", tiny: TinyBundle = TINY) -> OnnxHypernetwork:
+    return OnnxHypernetwork.load(write(folder / name, replace(tiny, search=search_arrays(tiny))), threads=1)
+
+
+def attach(library: Library, net: OnnxHypernetwork, engine: ScriptedEngine, words: list[str]) -> AdapterInfo:
+    text = " ".join(words)
+    return attach_document(Document("Words", text, "txt", f"{len(words):064d}"), engine, net, library).adapter
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    return Library(Database(tmp_path / "library.sqlite3"), tmp_path / "adapters")
+
+
+@pytest.fixture
+def attached(tmp_path: Path, library: Library) -> tuple[AdapterInfo, ScriptedEngine]:
+    engine = ScriptedEngine()
+    return attach(library, network(tmp_path), engine, WORDS), engine
+
+
+def test_a_chunk_scores_the_best_of_its_tokens_for_each_of_the_questions() -> None:
+    rng = np.random.default_rng(0)
+    question, keys = rng.standard_normal((3, 4)).astype(np.float32), rng.standard_normal((9, 4)).astype(np.float32)
+    scores = max_sim(question, keys, np.array([0, 2, 8]))
+    wanted = [sum(max(float(q @ k) for k in part) for q in question) for part in (keys[:2], keys[2:8], keys[8:])]
+    np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+
+
+def test_keys_have_length_one_and_a_questions_tokens_their_weights() -> None:
+    hidden = np.random.default_rng(1).standard_normal((2, 5, 8)).astype(np.float32)
+    normed = features(hidden)
+    assert normed.shape == (5, 16) and normed.dtype == np.float32
+    np.testing.assert_allclose(normed.reshape(5, 2, 8).mean(-1), 0, atol=1e-6)
+    np.testing.assert_allclose(normed.reshape(5, 2, 8).std(-1), 1, atol=1e-3)
+    made = head()
+    np.testing.assert_allclose(np.linalg.norm(made.keys(hidden), axis=1), 1, rtol=1e-5)
+    weight = 3.0 * np.log1p(np.exp(0.5))  # of every token alike: no direction of the weight
+    np.testing.assert_allclose(made.question.read(hidden), made.keys(hidden) * weight, rtol=1e-5)
+    pointed = search_arrays(TINY)["search_question"].copy()
+    pointed[:, -1] = normed[2] / 4
+    weights = np.linalg.norm(head(search_question=pointed).question.read(hidden), axis=1)
+    assert weights.argmax() == 2 and weights[2] == pytest.approx(3.0 * np.log1p(np.exp(0.5 + 4.0)), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("search_mean", np.zeros(15, np.float32), "must be"),
+        ("search_question", np.zeros((16, 4), np.float32), "must be"),
+        ("search_scalars", np.zeros(2, np.float32), "must be"),
+        ("search_document", np.zeros((16, 0), np.float32), "must be"),
+        ("search_document", np.full((16, 4), np.nan, np.float32), "finite"),
+        ("search_scalars", np.array([0, -1, 0], np.float32), "at least 0"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused(tmp_path: Path, name: str, value: np.ndarray, message: str) -> None:
+    with pytest.raises(HypernetworkError, match=message):
+        head(**{name: value})
+    path = write(tmp_path / "bad.onnx", replace(TINY, search=search_arrays(TINY) | {name: value}))
+    with pytest.raises(HypernetworkError) as caught:
+        OnnxHypernetwork.load(path, threads=1).search_head()
+    assert "bad.onnx" in caught.value.message and "\n" not in caught.value.message
+
+
+def test_a_bundle_has_all_of_a_head_or_nothing(tmp_path: Path) -> None:
+    assert OnnxHypernetwork.load(write(tmp_path / "without.onnx"), threads=1).search_head() is None
+    found = network(tmp_path).search_head()
+    assert found is not None
+    assert (found.question.offset, found.question.scale, found.question.words) == (0.5, 3.0, 0.25)
+    np.testing.assert_array_equal(found.document, search_arrays(TINY)["search_document"])
+    some = {name: array for name, array in search_arrays(TINY).items() if name != "search_scalars"}
+    with pytest.raises(HypernetworkError, match="a search head needs"):
+        OnnxHypernetwork.load(write(tmp_path / "some.onnx", replace(TINY, search=some)), threads=1)
+
+
+def test_attaching_leaves_keys_of_every_token_and_a_question_finds_its_chunk(
+    library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
+) -> None:
+    info, engine = attached
+    assert info.chunk_files == 4
+    keys = read_keys(chunk_folder(info.path), 4)
+    assert keys is not None and keys.keys.shape == (60, 4)
+    assert list(keys.starts[:3]) == [0, 16, 32]
+    assert info.chunk_bytes == sum(file.stat().st_size for file in chunk_folder(info.path).iterdir())
+    scores = keys.scores("x3 x9 x1", engine)
+    assert scores.argmax() == 1
+    assert scores[1] == pytest.approx(3 * 3.0 * np.log1p(np.exp(0.5)), rel=1e-2), "three words found in full"
+    chosen = ChunkChooser(lambda: library)(["y5 y7"], [AdapterUse(info.path)], engine)
+    assert chosen.chunk == ChosenChunk("words", 2, 4)
+
+
+def test_without_a_word_in_common_keys_alone_decide(
+    library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
+) -> None:
+    info, engine = attached
+    engine._words["stranger"] = engine._words["z4"]  # another word that the base model reads alike
+    assert library.score_chunks("stranger", [info.id]) == {}
+    choose = ChunkChooser(lambda: library)
+    assert choose(["stranger"], [AdapterUse(info.path)], engine).chunk == ChosenChunk("words", 3, 4)
+    assert choose([" "], [AdapterUse(info.path)], engine).chunk == ChosenChunk("words", 0, 4), (
+        "nothing asked: the first"
+    )
+
+
+def test_a_follow_up_counts_what_was_asked_before_for_less(
+    library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
+) -> None:
+    info, engine = attached
+    choose, uses = ChunkChooser(lambda: library), [AdapterUse(info.path)]
+    assert choose(["x2 x5", "w1"], uses, engine).chunk == ChosenChunk("words", 0, 4)
+    assert choose(["x2 x5", " "], uses, engine).chunk == ChosenChunk("words", 1, 4)
+
+
+def test_of_several_documents_the_best_chunk_of_all_is_found_and_a_question_is_read_once(
+    tmp_path: Path, library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
+) -> None:
+    info, engine = attached
+    other = attach(library, network(tmp_path, "again.onnx"), engine, [f"v{number}" for number in range(40)])
+    both, choose = [AdapterUse(info.path), AdapterUse(other.path, 0.5)], ChunkChooser(lambda: library)
+    engine._words["stranger"] = engine._words["v20"]
+    encoded = len(engine.encoded)
+    choice = choose(["stranger"], both, engine)
+    assert choice.chunk == ChosenChunk(other.name, 1, 3) and len(engine.encoded) == encoded + 1
+    assert choice.uses == (AdapterUse(other.chunk_path(1), 0.5),)
+
+
+def test_documents_are_compared_by_words_where_one_has_no_keys_or_another_base(
+    tmp_path: Path, library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
+) -> None:
+    info, engine = attached
+    choose = ChunkChooser(lambda: library)
+    engine._words["stranger"] = engine._words["z4"]
+    plain = OnnxHypernetwork.load(write(tmp_path / "plain.onnx"), threads=1)
+    other = attach(library, plain, engine, [f"v{number}" for number in range(40)])
+    assert read_keys(chunk_folder(other.path), 3) is None
+    both = [AdapterUse(info.path), AdapterUse(other.path)]
+    assert choose(["stranger"], both, engine).chunk is None
+    assert choose(["v20"], both, engine).chunk == ChosenChunk(other.name, 1, 3)
+    elsewhere = ScriptedEngine(fingerprint="cd" * 32)
+    assert choose(["stranger"], [AdapterUse(info.path)], elsewhere).chunk is None
+
+
+@pytest.mark.parametrize("changes", [{"taps": [0, 99]}, {"taps": [0]}, {"taps": [-1, 2]}, {"base": "0" * 64}])
+def test_keys_of_another_shape_of_base_are_passed_over(
+    library: Library, attached: tuple[AdapterInfo, ScriptedEngine], changes: dict[str, object]
+) -> None:
+    info, engine = attached
+    path = chunk_folder(info.path) / QUESTION_FILE
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    about = json.loads(arrays["about"].tobytes()) | changes
+    path.unlink()
+    np.savez(path, **arrays | {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
+    encoded = len(engine.encoded)
+    assert ChunkChooser(lambda: library)(["y5"], [AdapterUse(info.path)], engine).chunk == ChosenChunk("words", 2, 4)
+    assert len(engine.encoded) == encoded
+
+
+def test_the_end_of_a_long_question_is_read(attached: tuple[AdapterInfo, ScriptedEngine]) -> None:
+    info, engine = attached
+    keys = read_keys(chunk_folder(info.path), 4)
+    assert keys is not None
+    scores = keys.scores(" ".join(["w1"] * 1000 + ["x2"] * 100), engine)
+    assert len(engine.encoded[-1]) == MOST_QUESTION_TOKENS and scores.argmax() == 1
+
+
+def _truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def _pickle(file: Path) -> None:
+    np.save(file, np.array([{"a": 1}], object), allow_pickle=True)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda folder: (folder / QUESTION_FILE).write_bytes(b"no zip"),
+        lambda folder: _truncate(folder / QUESTION_FILE),
+        lambda folder: _truncate(keys_file(folder, 1)),
+        lambda folder: keys_file(folder, 1).unlink(),
+        lambda folder: _pickle(keys_file(folder, 1)),
+        lambda folder: write_keys(folder, 1, np.zeros((16, 5), np.float32)),
+        lambda folder: write_keys(folder, 1, np.zeros((0, 4), np.float32)),
+        lambda folder: write_keys(folder, 1, np.full((16, 4), np.nan, np.float32)),
+    ],
+)
+def test_damaged_keys_are_logged_and_words_decide(
+    library: Library,
+    attached: tuple[AdapterInfo, ScriptedEngine],
+    caplog: pytest.LogCaptureFixture,
+    harm: Callable[[Path], object],
+) -> None:
+    info, engine = attached
+    folder, choose = chunk_folder(info.path), ChunkChooser(lambda: library)
+    assert choose(["y5"], [AdapterUse(info.path)], engine).chunk == ChosenChunk("words", 2, 4)
+    harm(folder)
+    folder.touch()  # in the same tick, on file systems with coarse times
+    with caplog.at_level(logging.WARNING):
+        encoded = len(engine.encoded)
+        assert choose(["y5"], [AdapterUse(info.path)], engine).chunk == ChosenChunk("words", 2, 4)
+    assert "search keys" in caplog.text and len(engine.encoded) == encoded
+
+
+def test_a_resumed_attach_has_all_keys(tmp_path: Path, library: Library) -> None:
+    engine, token, net = ScriptedEngine(), CancelToken(), network(tmp_path)
+    stopping = ScriptedEngine(on_encode=lambda number: token.cancel() if number == 2 else None)
+    document = Document("Words", " ".join(WORDS), "txt", "1" * 64)
+    options = AttachOptions(cache_dir=tmp_path / "cache")
+    for word in WORDS:
+        engine.tokenize(word), stopping.tokenize(word)
+    with pytest.raises(Cancelled):
+        attach_document(document, stopping, net, library, options, cancel=token)
+    result = attach_document(document, engine, net, library, options)
+    assert result.resumed_chunks == 2
+    keys = read_keys(chunk_folder(result.adapter.path), 4)
+    assert keys is not None
+    fresh = Library(Database(tmp_path / "fresh.sqlite3"), tmp_path / "fresh")
+    whole = attach_document(document, engine, net, fresh, AttachOptions()).adapter
+    wanted = read_keys(chunk_folder(whole.path), 4)
+    assert wanted is not None
+    np.testing.assert_array_equal(keys.keys, wanted.keys)
+
+
+def test_keys_that_cannot_be_written_are_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(AdapterError, match="cannot write"):
+        write_keys(tmp_path / "file", 0, np.zeros((1, 4), np.float32))
