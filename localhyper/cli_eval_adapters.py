@@ -1,4 +1,4 @@
-"""`localhyper eval unrelated` and `eval ranks`: what an adapter costs, measured through the shipped path."""
+"""`localhyper eval unrelated`, `ranks`, `chunks`: what an adapter costs, and which chunk of a document answers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from localhyper.progress import CancelToken
 
 
 def register(app: typer.Typer) -> None:
-    """Add the two commands to `localhyper eval`; `cli.py` calls it."""
+    """Add the three commands to `localhyper eval`; `cli.py` calls it."""
     app.command(epilog=EXIT_CODES)(unrelated)
     app.command(epilog=EXIT_CODES)(ranks)
+    app.command(epilog=EXIT_CODES)(chunks)
 
 
 def unrelated(
@@ -87,6 +88,37 @@ def ranks(
         with ProgressView() as view:
             result = run(options, bench.engine(view), bench.hypernetwork(view), view, token)
         show_result(result, report_adapters, cases_file, as_json)
+
+
+def chunks(
+    data: Annotated[Path, typer.Option(help="Reading set of documents of several chunks: JSON lines (see docs).")],
+    joined: Annotated[
+        bool, typer.Option("--joined", help="Make one document of all contexts that have a title in common.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=0, help="Questions drawn at random; 0 = all.")] = 200,
+    documents: Annotated[
+        int, typer.Option(min=0, help="Documents drawn at random, questions are drawn among theirs; 0 = all.")
+    ] = 0,
+    seed: SeedOption = 0,
+    base: BaseOption = "",
+    hypernet: HypernetOption = "",
+    cases_file: CasesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Which chunk of a long document a question is about: how often the chosen one holds the answer.
+
+    By words, by the hypernetwork's search keys, by both as in `ask`, and drawn blindly. No adapter is made, no reply.
+    """
+    from localhyper.evaluate import report_chunks
+    from localhyper.evaluate.chunks import ChunkOptions, run
+
+    check_cases_file(cases_file)
+    token = CancelToken()
+    with open_workbench(base, hypernet) as bench, stop_on_signals(token):
+        with ProgressView() as view:
+            options = ChunkOptions(data, limit, documents, joined, seed)
+            result = run(options, bench.engine(view), bench.hypernetwork(view), view, token)
+        show_result(result, report_chunks, cases_file, as_json)
 
 
 def _budgets(text: str) -> tuple[int, ...]:

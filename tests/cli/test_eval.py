@@ -104,3 +104,24 @@ def test_ranks_compares_budgets_with_the_exact_sum(shell: Shell, no_network: Non
     assert [row["rank"] for row in budgets[:2]] == [4, 8] and budgets[2]["rank"] > 8
     done = shell.run("eval", "ranks", "--ranks", "4,x", *shell.models())
     assert done.returncode == 2 and "4,x" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_chunks_are_searched_without_making_adapters(shell: Shell, tmp_path: Path, no_network: None) -> None:
+    rows = [
+        {
+            "title": "Sheds",
+            "context": f"Shed {number} is {'old ' * 30}.",
+            "qas": [{"question": f"Shed {number}?", "answers": [f"Shed {number}"]}],
+        }
+        for number in range(12)
+    ]
+    data = tmp_path / "sheds.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = shell.run("eval", "chunks", "--data", data, "--joined", "--json", *shell.models())
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert (read["suite"], read["documents"], read["questions"]) == ("chunks", 1, 12)
+    assert [column["name"] for column in read["columns"]][:2] == ["any chunk", "words"]
+    data.write_text(json.dumps({"context": "A shed.", "qas": [{"question": "What?", "answers": ["shed"]}]}) + "\n")
+    alone = shell.run("eval", "chunks", "--data", data, *shell.models())
+    assert alone.returncode == 2 and "--joined" in alone.stderr and "Traceback" not in alone.stderr

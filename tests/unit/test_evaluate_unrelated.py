@@ -329,7 +329,7 @@ def test_the_commands_are_registered_under_their_names() -> None:
     app = typer.Typer()
     cli_eval_adapters.register(app)
     names = [command.callback.__name__ for command in app.registered_commands if command.callback]
-    assert names == ["unrelated", "ranks"]
+    assert names == ["unrelated", "ranks", "chunks"]
     for text in ("", "16,x", "1;2"):
         with pytest.raises(ConfigError, match="--ranks"):
             cli_eval_adapters.ranks(budgets=text)

@@ -1,0 +1,53 @@
+"""Results of `eval chunks` as a table for people, as JSON for scripts, and case by case."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from localhyper.atomic import write_text_atomic
+from localhyper.evaluate.chunks import ChunkResult
+from localhyper.evaluate.report import bracket, figures_json
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def to_json(result: ChunkResult) -> str:
+    """The result without its cases as one JSON object: options, what it ran with, figures. No NaN, no infinity."""
+    return figures_json(result)
+
+
+def write_cases(result: ChunkResult, path: Path) -> None:
+    """Write every question in every column as one JSON object a line, all or nothing.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    rows = (json.dumps(asdict(case), ensure_ascii=False) for case in result.cases)
+    write_text_atomic(path, "".join(row + "\n" for row in rows))
+
+
+def render_table(result: ChunkResult) -> RenderableType:
+    """The result for a terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    title = f"{result.questions} questions on {result.documents} documents of {result.mean_chunks:.0f} chunks"
+    table = Table(title=f"{title}, {result.options.data.name}")
+    table.add_column("chosen by")
+    for heading in ("holds an answer %", "one of the best three does %"):
+        table.add_column(heading, justify="right")
+    for scores in result.columns:
+        table.add_row(scores.name, bracket(scores.first, ".1f", 100), bracket(scores.among_three, ".1f", 100))
+    run = result.run
+    lines = [
+        f"{result.left_out} questions were left out: no chunk spells their answer, or their document is a single chunk",
+        "in brackets: 95 % confidence intervals",
+        f"{run.base_name} {run.base_quantization}, hypernetwork {run.hypernetwork_name}, seed {result.options.seed}, "
+        f"{run.seconds:.0f} s",
+    ]
+    return Group(table, *(Text(line, style="dim") for line in lines))
