@@ -9,7 +9,6 @@ and join the two again (`localhyper.export.companion`).
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -20,11 +19,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from localhyper.atomic import write_bytes_atomic
-from localhyper.bundle import METADATA_KEY, BundleInfo, check_kind, read_bundle
+from localhyper.bundle import BundleInfo, check_kind, read_bundle
 from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError
 from localhyper.export.checkpoints import read_run
 from localhyper.export.command_line import refuse
-from localhyper.export.onnx_bundle import HALF
+from localhyper.export.onnx_bundle import HALF, update_description
 from localhyper.export.search_config import SearchConfig, load_search_recipe
 from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork
 
@@ -88,22 +87,14 @@ def add_search(bundle: Path, run: Path, recipe: Path, out: Path) -> None:
     model = onnx.load(bundle)
     put_in(model, head_arrays(state, config, info))
     averaged = {"share_of_run": saved["averaged"]} if "averaged" in saved else {}
-    _note(model, {"steps": saved["step"], "seconds": round(saved["seconds"]), **averaged})
+    facts = {"steps": saved["step"], "seconds": round(saved["seconds"]), **averaged}
+    update_description(model, {"card": {**info.card, "search": facts}})
     onnx.checker.check_model(model)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / bundle.name
         draft.write_bytes(model.SerializeToString())
         OnnxHypernetwork.load(draft).search_head()
     write_bytes_atomic(out, model.SerializeToString())
-
-
-def _note(model: onnx.ModelProto, facts: dict[str, object]) -> None:
-    """Say in the bundle's card that there is a head, and how long it was trained."""
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            about = json.loads(entry.value)
-            about.setdefault("card", {})["search"] = facts
-            entry.value = json.dumps(about, ensure_ascii=False)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,7 +9,6 @@ lie beside OUT when it is used.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -17,9 +16,10 @@ from pathlib import Path
 import onnx
 
 from localhyper.atomic import write_bytes_atomic
-from localhyper.bundle import METADATA_KEY, check_companion, check_kind, read_bundle
+from localhyper.bundle import check_companion, check_kind, read_bundle
 from localhyper.errors import HypernetworkError, LocalHyperError
 from localhyper.export.command_line import refuse
+from localhyper.export.onnx_bundle import update_description
 
 
 def join(whole: Path, chunk: Path, out: Path) -> None:
@@ -38,11 +38,7 @@ def join(whole: Path, chunk: Path, out: Path) -> None:
     elif read_bundle(beside).sha256 != companion.sha256:
         raise HypernetworkError(f"`{beside}` is another file than `{chunk}`", "choose another folder for --out")
     model = onnx.load(whole)
-    for entry in model.metadata_props:
-        if entry.key == METADATA_KEY:
-            about = json.loads(entry.value)
-            about["chunk_bundle"] = {"file": chunk.name, "sha256": companion.sha256}
-            entry.value = json.dumps(about, ensure_ascii=False)
+    update_description(model, {"chunk_bundle": {"file": chunk.name, "sha256": companion.sha256}})
     write_bytes_atomic(out, model.SerializeToString())
 
 

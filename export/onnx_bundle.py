@@ -118,6 +118,13 @@ def halve_initializers(model: onnx.ModelProto) -> None:
     model.graph.node.extend(casts + nodes)
 
 
+def update_description(model: onnx.ModelProto, fields: dict[str, object]) -> None:
+    """Replace fields of a bundle's description."""
+    for entry in model.metadata_props:
+        if entry.key == METADATA_KEY:
+            entry.value = json.dumps(json.loads(entry.value) | fields, ensure_ascii=False)
+
+
 def describe_base(base: BaseModelInfo) -> dict[str, object]:
     """What a bundle's description says of its base model."""
     return {

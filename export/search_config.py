@@ -7,7 +7,7 @@ from pathlib import Path
 
 from localhyper.errors import ConfigError
 from localhyper.export.schedule import Schedule
-from localhyper.export.train_config import build_table, read_tables
+from localhyper.export.train_config import build_recipe, read_tables
 
 KIND_TABLE = "search"  # a recipe with this table is one of a search run
 
@@ -88,23 +88,12 @@ class SearchRecipe:
     run: SearchRunConfig = field(default_factory=SearchRunConfig)
 
 
-def is_search_recipe(path: Path) -> bool:
-    """Whether a recipe is one of a search run.
-
-    Raises:
-        ConfigError: The file is missing or is not TOML.
-    """
-    return KIND_TABLE in read_tables(path)
-
-
 def load_search_recipe(path: Path) -> SearchRecipe:
     """Read a recipe.
 
     Raises:
         ConfigError: The file is missing, is not TOML or names an unknown key.
     """
-    raw = read_tables(path)
     tables = {"search": SearchConfig, "data": SearchDataConfig, "run": SearchRunConfig}
-    built = {key: build_table(cls, raw.pop(key, {}), key) for key, cls in tables.items()}
-    recipe: SearchRecipe = build_table(SearchRecipe, raw | built, "top level")
+    recipe: SearchRecipe = build_recipe(SearchRecipe, read_tables(path), tables)
     return recipe

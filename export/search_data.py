@@ -7,7 +7,6 @@ time), without its answer: what words alone would choose wrongly.
 from __future__ import annotations
 
 import random
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -20,8 +19,7 @@ from localhyper.errors import ConfigError
 from localhyper.export.data_files import hold_out, read_reading
 from localhyper.export.search_config import SearchDataConfig
 from localhyper.export.texts import Example
-
-MOST_WORDS = 50
+from localhyper.full_text import any_word
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,9 @@ def _index(examples: Sequence[Example]) -> sqlite3.Connection:
 
 
 def _alike(index: sqlite3.Connection, question: str, most: int) -> list[int]:
-    words = list(dict.fromkeys(re.findall(r"\w+", question.casefold())))[:MOST_WORDS]
-    if not words:
+    match = any_word(question)
+    if not match:
         return []
-    match = " OR ".join(f'"{word}"' for word in words)
     found = index.execute(
         "SELECT rowid FROM contexts WHERE contexts MATCH ? ORDER BY bm25(contexts), rowid LIMIT ?", [match, most]
     )

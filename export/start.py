@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from localhyper.errors import LocalHyperError
+from localhyper.export import search_config, task_config
 from localhyper.export.command_line import refuse
-from localhyper.export.search_config import is_search_recipe
-from localhyper.export.task_config import is_task_recipe
+from localhyper.export.train_config import read_tables
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,13 +17,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("recipe", type=Path, nargs="?")
     options, _ = parser.parse_known_args(argv)
     try:
-        of_tasks = options.recipe is not None and is_task_recipe(options.recipe)
-        of_search = options.recipe is not None and is_search_recipe(options.recipe)
+        tables = read_tables(options.recipe) if options.recipe is not None else {}
     except LocalHyperError as error:
         refuse(parser, error)
-    if of_tasks:
+    if task_config.KIND_TABLE in tables:
         from localhyper.export.task_train import main as run
-    elif of_search:
+    elif search_config.KIND_TABLE in tables:
         from localhyper.export.search_train import main as run
     else:
         from localhyper.export.train import main as run

@@ -8,7 +8,7 @@ from pathlib import Path
 from localhyper.errors import ConfigError
 from localhyper.export.schedule import Decay, Schedule
 from localhyper.export.task_hypernetwork import TaskConfig
-from localhyper.export.train_config import build_table, read_tables
+from localhyper.export.train_config import build_recipe, read_tables
 
 WAYS = ("sft", "multitask", "reconstruction")
 KIND_TABLE = "task"  # a recipe with this table is one of a task run
@@ -159,7 +159,6 @@ def load_task_recipe(path: Path) -> TaskRecipe:
     Raises:
         ConfigError: The file is missing, is not TOML or names an unknown key.
     """
-    raw = read_tables(path)
     tables = {
         "task": WayConfig,
         "hypernetwork": TaskConfig,
@@ -168,6 +167,5 @@ def load_task_recipe(path: Path) -> TaskRecipe:
         "loras": LoraTraining,
         "run": TaskRunConfig,
     }
-    built = {key: build_table(cls, raw.pop(key, {}), key) for key, cls in tables.items()}
-    recipe: TaskRecipe = build_table(TaskRecipe, raw | built, "top level")
+    recipe: TaskRecipe = build_recipe(TaskRecipe, read_tables(path), tables)
     return recipe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,16 @@ def build_table(cls: type[Any], table: dict[str, Any], where: str) -> Any:
     return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in table.items()})
 
 
+def build_recipe(cls: type[Any], raw: dict[str, Any], tables: Mapping[str, type[Any]]) -> Any:
+    """A recipe of what `read_tables` gave, each table as its dataclass, those that are missing with their defaults.
+
+    Raises:
+        ConfigError: A key that is not known.
+    """
+    built = {key: build_table(table, raw.get(key, {}), key) for key, table in tables.items()}
+    return build_table(cls, raw | built, "top level")
+
+
 def read_tables(path: Path) -> dict[str, Any]:
     """The tables of a recipe, unchecked.
 
@@ -126,7 +137,7 @@ def load_recipe(path: Path) -> Recipe:
         ConfigError: The file is missing, is not TOML or names an unknown key.
     """
     raw = read_tables(path)
-    tables = {
+    tables: dict[str, type[Any]] = {
         "hypernetwork": AssociationConfig,
         "mixture": Mixture,
         "loss": LossWeights,
@@ -134,8 +145,7 @@ def load_recipe(path: Path) -> Recipe:
         "surround": SurroundConfig,
         "run": RunConfig,
     }
-    built = {key: build_table(cls, raw.pop(key, {}), key) for key, cls in tables.items()}
     if "perceiver" in raw:
-        built["perceiver"] = build_table(PerceiverConfig, raw.pop("perceiver"), "perceiver")
-    recipe: Recipe = build_table(Recipe, raw | built, "top level")
+        tables["perceiver"] = PerceiverConfig
+    recipe: Recipe = build_recipe(Recipe, raw, tables)
     return recipe

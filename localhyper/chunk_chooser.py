@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
 
 from localhyper.chunk_choice import Choice, ChosenChunk
 from localhyper.chunk_keys import ChunkKeys, read_keys, read_question
@@ -21,6 +24,7 @@ Place = tuple[int, int]  # number of a document among those attached, and of a c
 
 # A follow-up like "And when?" has only common words of its own; a new question's rare words outweigh the old one's.
 EARLIER_WEIGHT = 0.3
+RECENT = 16  # questions whose activations are kept
 logger = logging.getLogger(__name__)
 
 
@@ -30,6 +34,7 @@ class ChunkChooser:
     def __init__(self, library: Callable[[], Library]) -> None:
         """`library` is asked for when first needed."""
         self._library = library
+        self._recent: dict[tuple[str, CaptureSpec, str, Path], FloatArray] = {}
 
     def __call__(self, questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
         """Replace the long documents among the adapters by the chunk of one of them that the question is about."""
@@ -77,15 +82,20 @@ class ChunkChooser:
         if not keys:
             return words
         scores: dict[Place, float] = {}
-        read: dict[tuple[CaptureSpec, str], FloatArray] = {}  # as a rule one hypernetwork made all keys
         for number, of_one in enumerate(keys):
-            how = of_one.capture, of_one.prefix
-            if how not in read:
-                read[how] = read_question(question, engine, *how)
-            for chunk, score in enumerate(of_one.scores_of(read[how])):
-                place = number, chunk
-                scores[place] = float(score) + of_one.question.words * words.get(place, 0.0)
+            beside = np.array([words.get((number, chunk), 0.0) for chunk in range(len(of_one.starts))], np.float32)
+            both = of_one.beside_words(of_one.scores_of(self._read(question, of_one, engine)), beside)
+            scores |= {(number, chunk): float(score) for chunk, score in enumerate(both)}
         return scores
+
+    def _read(self, question: str, keys: ChunkKeys, engine: Engine) -> FloatArray:
+        """Activations on a question; the last ones are kept, as each is read for all documents and counts once more."""
+        key = question, keys.capture, keys.prefix, engine.info.path
+        if key not in self._recent:
+            self._recent[key] = read_question(question, engine, keys.capture, keys.prefix)
+            if len(self._recent) > RECENT:
+                del self._recent[next(iter(self._recent))]
+        return self._recent[key]
 
 
 def _keys(long: Sequence[AdapterInfo], engine: Engine) -> list[ChunkKeys]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +44,8 @@ def write_keys(folder: Path, chunk: int, keys: FloatArray) -> None:
     Raises:
         AdapterError: The folder cannot be written.
     """
-    _write(keys_file(folder, chunk), keys.astype(np.float16))
+    stored = keys.astype(np.float16)
+    _write(keys_file(folder, chunk), lambda out: np.save(out, stored, allow_pickle=False))
 
 
 def write_question_map(folder: Path, question: QuestionMap, bundle: BundleInfo) -> None:
@@ -58,25 +60,24 @@ def write_question_map(folder: Path, question: QuestionMap, bundle: BundleInfo) 
         "taps": list(bundle.capture.taps),
         "prefix": bundle.prefix,
     }
-    path = folder / QUESTION_FILE
-    try:
-        with atomic_path(path) as temporary, temporary.open("wb") as out:
-            np.savez(
-                out,
-                about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-                mean=question.mean,
-                keys=question.keys.astype(np.float16),
-                weight=question.weight,
-                scalars=np.array([question.offset, question.scale, question.words], np.float32),
-            )
-    except OSError as error:
-        raise AdapterError(f"cannot write `{path}`: {error.strerror}") from error
+
+    def save(out: BinaryIO) -> None:
+        np.savez(
+            out,
+            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
+            mean=question.mean,
+            keys=question.keys.astype(np.float16),
+            weight=question.weight,
+            scalars=np.array([question.offset, question.scale, question.words], np.float32),
+        )
+
+    _write(folder / QUESTION_FILE, save)
 
 
-def _write(path: Path, array: NDArray[np.float16]) -> None:
+def _write(path: Path, save: Callable[[BinaryIO], None]) -> None:
     try:
         with atomic_path(path) as temporary, temporary.open("wb") as out:
-            np.save(out, array, allow_pickle=False)
+            save(out)
     except OSError as error:
         raise AdapterError(f"cannot write `{path}`: {error.strerror}") from error
 
@@ -120,6 +121,10 @@ class ChunkKeys:
         if not hidden.shape[1]:
             return np.zeros(len(self.starts), np.float32)
         return max_sim(self.question.read(hidden), self.keys, self.starts)
+
+    def beside_words(self, scores: FloatArray, words: FloatArray) -> FloatArray:
+        """What chooses: `scores` and the BM25 of each chunk, both float32 [chunks], together."""
+        return scores + np.float32(self.question.words) * words
 
 
 def read_question(text: str, engine: Engine, capture: CaptureSpec, prefix: str) -> FloatArray:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from localhyper.database import Database
 from localhyper.errors import LibraryError
+from localhyper.full_text import any_word
 
 TRASH = ".trash"
 UNFINISHED = ".unfinished"
@@ -342,11 +343,10 @@ class Library:
 
     def search_passages(self, query: str, adapter_ids: Sequence[int], limit: int = 5) -> tuple[Passage, ...]:
         """Passages of these adapters' documents that share words with `query`, the best first."""
-        words = list(dict.fromkeys(re.findall(r"\w+", query.casefold())))[:50]
-        if not words or not adapter_ids:
+        match = any_word(query)
+        if not match or not adapter_ids:
             return ()
         marks = ", ".join("?" * len(adapter_ids))
-        match = " OR ".join(f'"{word}"' for word in words)
         with self.database.reading() as connection:
             rows = connection.execute(
                 f"SELECT *, -bm25(passages) AS score FROM passages WHERE passages MATCH ? AND adapter_id IN ({marks}) "

@@ -205,7 +205,7 @@ class _Searcher:
         found: dict[str, FloatArray | None] = {"any chunk": None, "words": words}
         if keys is not None:
             alone = keys.scores(question.text, self._engine)
-            found |= {"keys": alone, "both": alone + np.float32(keys.question.words) * words}
+            found |= {"keys": alone, "both": keys.beside_words(alone, words)}
         return found
 
 

@@ -6,7 +6,7 @@ Knows the results' shapes, nothing of how they came about.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -50,14 +50,23 @@ def _plain(value: object) -> object:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
-def cases_to_jsonl(result: Result) -> str:
+class WithCases(Protocol):
+    """Any suite's result with its `cases`: dataclasses."""
+
+    @property
+    def cases(self) -> Sequence[Any]:
+        """Every question in every column."""
+        ...
+
+
+def cases_to_jsonl(result: WithCases) -> str:
     """Every question in every column, one JSON object a line."""
     rows = (json.dumps(asdict(case), ensure_ascii=False, allow_nan=False) for case in result.cases)
     return "".join(row + "\n" for row in rows)
 
 
-def write_cases(result: Result, path: Path) -> None:
-    """Write `cases_to_jsonl` to a file, all or nothing.
+def write_cases(result: WithCases, path: Path) -> None:
+    """Write `cases_to_jsonl` to a file, all or nothing; what all suites do.
 
     Raises:
         OSError: The file cannot be written.

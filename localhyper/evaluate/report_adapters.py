@@ -5,14 +5,11 @@ Knows the results' shapes, nothing of how they came about.
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localhyper.atomic import write_text_atomic
 from localhyper.evaluate.ranks import EXACT, BudgetScores, RanksResult
 from localhyper.evaluate.report import bracket, figures_json
+from localhyper.evaluate.report import write_cases as write_cases  # for the command line, as `to_json`
 from localhyper.evaluate.unrelated import UnrelatedResult
 from localhyper.evaluate.unrelated_scores import ChatScores, ChoiceScores, Paired
 
@@ -26,16 +23,6 @@ Result = UnrelatedResult | RanksResult
 def to_json(result: Result) -> str:
     """The result without its cases as one JSON object: options, what it ran with, figures. No NaN, no infinity."""
     return figures_json(result)
-
-
-def write_cases(result: Result, path: Path) -> None:
-    """Write every case as one JSON object a line, all or nothing.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    rows = (json.dumps(asdict(case), ensure_ascii=False, allow_nan=False) for case in result.cases)
-    write_text_atomic(path, "".join(row + "\n" for row in rows))
 
 
 def render_table(result: Result) -> RenderableType:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localhyper.atomic import write_text_atomic
 from localhyper.evaluate.chunks import ChunkResult
 from localhyper.evaluate.report import bracket, figures_json
+from localhyper.evaluate.report import write_cases as write_cases  # for the command line, as `to_json`
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -18,16 +15,6 @@ if TYPE_CHECKING:
 def to_json(result: ChunkResult) -> str:
     """The result without its cases as one JSON object: options, what it ran with, figures. No NaN, no infinity."""
     return figures_json(result)
-
-
-def write_cases(result: ChunkResult, path: Path) -> None:
-    """Write every question in every column as one JSON object a line, all or nothing.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    rows = (json.dumps(asdict(case), ensure_ascii=False) for case in result.cases)
-    write_text_atomic(path, "".join(row + "\n" for row in rows))
 
 
 def render_table(result: ChunkResult) -> RenderableType:

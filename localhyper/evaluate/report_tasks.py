@@ -5,15 +5,12 @@ Knows the results' shapes, nothing of how they came about.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from localhyper.atomic import write_text_atomic
 from localhyper.evaluate.intervals import Estimate
 from localhyper.evaluate.report import bracket, figures_json
+from localhyper.evaluate.report import write_cases as write_cases  # for the command line, as `to_json`
 from localhyper.evaluate.task_columns import COLUMNS, GENERATED
 from localhyper.evaluate.task_scores import ColumnCost, CostRatios, MakingCost, TaskFigures
 from localhyper.evaluate.tasks import METRICS, TasksResult
@@ -28,16 +25,6 @@ TITLES = {"rouge_l": "ROUGE-L %", "exact": "exact match %", "accuracy": "right %
 def to_json(result: TasksResult) -> str:
     """The result without its cases as one JSON object; `items` has every score. No NaN, no infinity."""
     return figures_json(result)
-
-
-def write_cases(result: TasksResult, path: Path) -> None:
-    """Write every item in every column as one JSON object a line, all or nothing.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    rows = (json.dumps(asdict(case), ensure_ascii=False, allow_nan=False) for case in result.cases)
-    write_text_atomic(path, "".join(row + "\n" for row in rows))
 
 
 def render_table(result: TasksResult) -> RenderableType:

@@ -6,9 +6,8 @@ Shapes: https://platform.openai.com/docs/api-reference/chat/object and …/chat/
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from localhyper.chunk_choice import ChosenChunk
 from localhyper.engine import GenerationStats
@@ -49,16 +48,14 @@ class ReplyHead:
 
     def ending(self, stats: GenerationStats, chunk: ChosenChunk | None = None) -> bytes:
         """The events that end a stream, from the finish reason on; `chunk` is the one that answered."""
-        events = self._chunk({}, stats.finish_reason, answered_by(chunk))
+        events = self._chunk({}, stats.finish_reason, chunk)
         if self.with_usage:
             events += event(self._object("chat.completion.chunk", []) | {"usage": usage(stats)})
         return events + DONE
 
-    def _chunk(
-        self, delta: dict[str, str], finish_reason: str | None, more: Mapping[str, object] = MappingProxyType({})
-    ) -> bytes:
+    def _chunk(self, delta: dict[str, str], finish_reason: str | None, chunk: ChosenChunk | None = None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        value = self._object("chat.completion.chunk", [choice]) | dict(more)
+        value = self._object("chat.completion.chunk", [choice]) | answered_by(chunk)
         return event(value | {"usage": None} if self.with_usage else value)
 
     def _object(self, kind: str, choices: Sequence[object]) -> dict[str, object]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +35,11 @@ from localhyper.library import Library, chunk_folder  # noqa: E402
 from localhyper.llama_engine import LlamaEngine  # noqa: E402
 from localhyper.pipeline import attach_document  # noqa: E402
 from localhyper.sources.document import Document  # noqa: E402
-from tests.parity.training_process import Start, curve, finish, flat_tensors, kill_after_step, started  # noqa: E402
+from tests.parity.training_process import Start, curve, finish, flat_tensors, kill_after_step  # noqa: E402
 from tests.tiny_gguf import TinySpec, write_tiny_gguf  # noqa: E402
 
 # Warnings are accelerate's own, in this process.
-pytestmark = [pytest.mark.torch, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
 SPEC = TinySpec(blocks=4, hidden=32, ffn=48)
 STEPS, SAVE_EVERY = 60, 4
@@ -89,21 +88,6 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
         text = RECIPE.format(tap=tap, steps=steps, dropout=dropout, save_every=SAVE_EVERY)
         (folder / f"{name}.toml").write_text(text, encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """What the subprocesses have: another number of threads adds up in another order."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with started() as begin:
-        yield begin
 
 
 def command(ground: Path, recipe: str, out: Path) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,9 +32,9 @@ from localhyper.export.torch_base import TorchBase  # noqa: E402
 from localhyper.gguf_adapter import read_adapter  # noqa: E402
 from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
 from tests.parity.task_ground import HOLDOUT, TASKS, recipe_text, write_ground  # noqa: E402
-from tests.parity.training_process import Start, curve, finish, flat_tensors, kill_after_step, started  # noqa: E402
+from tests.parity.training_process import Start, curve, finish, flat_tensors, kill_after_step  # noqa: E402
 
-pytestmark = [pytest.mark.torch]
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 STEPS, SAVE_EVERY = 40, 3
 RECIPES: dict[str, dict[str, Any]] = {
@@ -56,21 +55,6 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, options in RECIPES.items():
         (folder / f"{name}.toml").write_text(recipe_text(**options), encoding="utf-8")
     return folder
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small only lose time to threads, and one thread is what the subprocesses have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with started() as begin:
-        yield begin
 
 
 def arguments(ground: Path, recipe: str, out: Path) -> list[str]:

@@ -34,10 +34,10 @@ from localhyper.export.train import Run  # noqa: E402
 from localhyper.export.train_config import load_recipe  # noqa: E402
 from localhyper.lora import LoraTarget, LoraWeights, Metric, merge  # noqa: E402
 from localhyper.whitening import add_inputs, whiten  # noqa: E402
-from tests.parity.training_process import CHILD_SECONDS, Start, curve, finish, flat_tensors, kill_after_step, started  # noqa: E402
+from tests.parity.training_process import CHILD_SECONDS, Start, curve, finish, flat_tensors, kill_after_step  # noqa: E402
 from tests.tiny_gguf import TinySpec, write_tiny_gguf  # noqa: E402
 
-pytestmark = [pytest.mark.torch]
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 SPEC = TinySpec(blocks=4, hidden=32, ffn=48)
 PREFIX = "<|im_start|>user\n"
@@ -131,24 +131,9 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Matrices this small only lose time to threads, and one thread is what the subprocesses have."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def train_command(ground: Path, recipe: str, out: Path) -> list[str]:
     where = [str(ground / recipe), "--base", str(ground / "base.gguf"), "--data", str(ground), "--out", str(out)]
     return ["localhyper.export.train", *where, "--device", "cpu", "--dtype", "float32", "--threads", "1"]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    with started() as begin:
-        yield begin
 
 
 def load(out: Path) -> dict[str, Any]:

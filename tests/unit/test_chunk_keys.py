@@ -146,7 +146,10 @@ def test_a_follow_up_counts_what_was_asked_before_for_less(
 ) -> None:
     info, engine = attached
     choose, uses = ChunkChooser(lambda: library), [AdapterUse(info.path)]
+    encoded = len(engine.encoded)
+    assert choose(["x2 x5"], uses, engine).chunk == ChosenChunk("words", 1, 4)
     assert choose(["x2 x5", "w1"], uses, engine).chunk == ChosenChunk("words", 0, 4)
+    assert len(engine.encoded) == encoded + 2, "what was asked before is not read again"
     assert choose(["x2 x5", " "], uses, engine).chunk == ChosenChunk("words", 1, 4)
 
 
