@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from localhyper.errors import AdapterError
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric
@@ -73,18 +72,19 @@ class DocumentMetric:
     own: InputMoment
     weight: float
 
-    def gram(self, index: int, rows: NDArray[np.float64]) -> NDArray[np.float64]:
-        """R·M·Rᵀ, float64 [m, m], for rows R [m, d_in]."""
+    def gram(self, index: int, rows: FloatArray) -> FloatArray:
+        """R·M·Rᵀ, float32 [m, m], for rows R [m, d_in]."""
         assert self.generic.floor is not None
-        gram = self.generic.gram(index, rows) * (self.weight * float(self.generic.floor[index]))
-        narrow = rows.astype(np.float32)
+        gram = self.generic.gram(index, rows)
+        gram *= self.weight * self.generic.floor[index]
         if self.own.rows is not None:
-            answers = (narrow @ self.own.rows[index].T).astype(np.float64)
+            answers = rows @ self.own.rows[index].T
             gram += answers @ answers.T
         elif self.own.second is not None:
-            half = (narrow @ self.own.second[index]).astype(np.float64) @ rows.T
+            half = (rows @ self.own.second[index]) @ rows.T
             gram += (half + half.T) / 2
-        return gram / (self.weight + self.own.tokens)
+        gram /= np.float32(self.weight + self.own.tokens)
+        return gram
 
 
 @dataclass(frozen=True)

@@ -39,10 +39,9 @@ def test_a_metric_gives_its_moment_and_the_inverse_of_it(rng: np.random.Generato
     one = metric(rng)
     for layer in range(len(LAYERS)):
         np.testing.assert_allclose(one.over(layer, one.moment(layer)), np.eye(D_IN), atol=1e-4)
-        rows = rng.standard_normal((3, D_IN))
-        narrow = rows.astype(np.float32)
-        np.testing.assert_allclose(one.times(layer, narrow), narrow @ one.moment(layer), rtol=1e-3, atol=1e-4)
-        second = narrow.T @ narrow
+        rows = rng.standard_normal((3, D_IN)).astype(np.float32)
+        np.testing.assert_allclose(one.times(layer, rows), rows @ one.moment(layer), rtol=1e-3, atol=1e-4)
+        second = rows.T @ rows
         wanted = np.trace(np.linalg.solve(one.moment(layer).astype(np.float64), second))
         assert one.spread(layer, second) == pytest.approx(wanted, rel=1e-3)
         assert one.floor is not None
@@ -75,7 +74,7 @@ def test_inputs_and_their_moment_turn_alike_and_as_the_formula_says(rng: np.rand
         generic, own = one.moment(layer).astype(np.float64), second[layer].astype(np.float64)
         inverse = np.linalg.inv(weight * generic + own)
         wanted = np.trace(own @ np.linalg.inv(generic)) / np.trace(own @ inverse) * (a @ generic @ inverse)
-        probe = rng.standard_normal((3, D_IN))
+        probe = rng.standard_normal((3, D_IN)).astype(np.float32)
         mixed = probe @ (weight * generic + own) @ probe.T / (weight + tokens)
         for turned in (by_rows, by_moment):
             np.testing.assert_allclose(turned.weights.targets[NAME].a[layer], wanted, rtol=2e-3, atol=2e-4)
