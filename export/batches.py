@@ -85,7 +85,8 @@ class Collator:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return self.prefix + ids[: self.max_tokens]
 
-    def _pad_rows(self, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
+    def pad_rows(self, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
+        """Ids and targets [rows, tokens] of what `row` gives, padded to one length."""
         width = bucket(max(len(ids) for ids, _ in rows), self.bucket_size // 2)
         return self._pad([ids for ids, _ in rows], 0, width), self._pad([marks for _, marks in rows], -100, width)
 
@@ -107,7 +108,7 @@ class Collator:
         picked = [pick_pairs(rng, example, rows) for rng, example in zip(rngs, examples, strict=True)]
         built = [self.row(pair) for pairs in picked for pair in pairs]
         others = [self.row(pair) for pair in unrelated]
-        rows_ids, targets = self._pad_rows(built)
-        other_ids, other_targets = self._pad_rows(others) if others else (None, None)
+        rows_ids, targets = self.pad_rows(built)
+        other_ids, other_targets = self.pad_rows(others) if others else (None, None)
         kinds = tuple(example.kind for example in examples)
         return Batch(documents, mask, rows_ids, targets, other_ids, other_targets, kinds)

@@ -43,6 +43,8 @@ class AssociationConfig:
         max_tokens: Most tokens of a chunk.
         whitening: Tokens that the generic moment counts for when keys are whitened by the document's own inputs
             (`localhyper.export.whitening`); 0 = by the generic moment alone.
+        salience: Width of what tells by a token's encoding how little it may write into long documents; 0 = the
+            number of chunks alone tells.
     """
 
     hidden: int = 576
@@ -58,6 +60,7 @@ class AssociationConfig:
     bias_rank: int = 8
     max_tokens: int = 256
     whitening: float = 2000.0
+    salience: int = 0
 
     def as_dict(self) -> dict[str, object]:
         """The configuration as JSON-ready values."""
@@ -151,6 +154,25 @@ class ChunkEncoder(nn.Module):
         return out
 
 
+class Salience(nn.Module):
+    """How little a token or slot may write into a long document, by what it is.
+
+    Nothing of a document of one chunk depends on it, so it can be trained after all else, on sums alone.
+    """
+
+    def __init__(self, config: AssociationConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, config.salience)
+        self.down = nn.Linear(config.salience, len(config.blocks))
+        nn.init.zeros_(self.down.weight)
+        nn.init.zeros_(self.down.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is added to the gates' logits for each unit of `chunk_feature`; [..., width] to [..., blocks]."""
+        out: Tensor = self.down(F.gelu(self.up(x)))
+        return out
+
+
 class FactSlots(nn.Module):
     """Latents that attend to the chunk; each yields a pooled token embedding, its key, and a gate.
 
@@ -173,13 +195,14 @@ class FactSlots(nn.Module):
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
         self.length = nn.Parameter(torch.full((blocks,), -6.0))
+        self.salience = Salience(config) if config.salience else None
 
-    def forward(self, x: Tensor, embeddings: Tensor, bias: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What each slot writes.
+    def forward(self, x: Tensor, embeddings: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What each slot would write with its gate open, and what `gates` are made of.
 
         Returns:
-            Keys [batch, blocks, slots, ffn] in units of the inputs, pooled embeddings [batch, slots, hidden], and gates
-            [batch, blocks, slots] from 0 to 2.
+            Keys [batch, blocks, slots, ffn] in units of the inputs, pooled embeddings [batch, slots, hidden], and what
+            a slot has read [batch, slots, width].
         """
         z = self.latents.expand(x.shape[0], -1, -1)
         for attention, mlp in zip(self.attentions, self.mlps, strict=True):
@@ -188,8 +211,38 @@ class FactSlots(nn.Module):
         scores = self.point_query(z) @ self.point_key(x).transpose(1, 2) * (x.shape[-1] ** -0.5) + bias[:, 0]
         pooled = scores.softmax(-1) @ embeddings
         keys = torch.stack([self.key_base[i] + z @ m.T for i, m in enumerate(self.key_maps)], 1)
-        gates = 2 * torch.sigmoid(self.gate(z) + length[:, None, None] * self.length)
-        return keys, pooled, gates.transpose(1, 2)
+        return keys, pooled, z
+
+    def gates(self, z: Tensor, length: Tensor) -> Tensor:
+        """From 0 to 2, [batch, blocks, slots], for what slots have read [batch, slots, width]."""
+        opened = 2 * torch.sigmoid(_logits(z, self.gate, self.length, self.salience, length))
+        return opened.transpose(1, 2)
+
+
+def _logits(x: Tensor, gate: nn.Linear, by_length: Tensor, salience: Salience | None, length: Tensor) -> Tensor:
+    """Logits of gates, [batch, n, blocks], for x [batch, n, width] and `chunk_feature` [batch]."""
+    shift = by_length if salience is None else by_length + salience(x)
+    logits: Tensor = gate(x) + length[:, None, None] * shift
+    return logits
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What chunks would write with all gates open.
+
+    Attributes:
+        keys: [batch, blocks, rank, ffn], tokens before slots.
+        values: [batch, blocks, rank, hidden].
+        tokens: What the encoder made of each token, [batch, tokens, width].
+        slots: What each slot has read, [batch, slots, width].
+        has_next: [batch, tokens], 1 for tokens that another one of the chunk follows: the others write nothing.
+    """
+
+    keys: Tensor
+    values: Tensor
+    tokens: Tensor
+    slots: Tensor
+    has_next: Tensor
 
 
 class AssociationHypernetwork(nn.Module):
@@ -211,6 +264,7 @@ class AssociationHypernetwork(nn.Module):
         self.encoder = ChunkEncoder(config)
         self.gate = nn.Linear(config.width, blocks)
         self.length = nn.Parameter(torch.full((blocks,), -2.5))
+        self.salience = Salience(config) if config.salience else None
         self.gain = nn.Parameter(torch.tensor(config.gains).log())
         self.value_maps = nn.ParameterList(nn.Parameter(torch.zeros(hidden, hidden)) for _ in config.blocks)
         self.slots = FactSlots(config) if config.slots else None
@@ -264,22 +318,50 @@ class AssociationHypernetwork(nn.Module):
             a [batch, blocks, rank, ffn] and b [batch, blocks, hidden, rank], rank = tokens + slots, without the bias
             adapter. Padding gives columns of zeros in b.
         """
-        bias = ((1 - mask) * -1e4)[:, None, None]
-        has_next = F.pad(mask[:, 1:], (0, 1))
-        embeddings = hidden[:, 0]
-        # Padding behind the last token must look like the end of the chunk does at run time: nothing follows.
-        following = next_token(embeddings) * has_next[..., None]
+        bias, following, has_next = self._around(hidden, mask)
         length = chunk_feature(chunks)
         x = self.encoder(hidden, following, bias, length)
-        gate = torch.sigmoid(self.gate(x) + length[:, None, None] * self.length).transpose(1, 2) * has_next[:, None]
+        gate = self._token_gates(x, has_next, length)
         a = self.token_keys(ffn)
         b = self.values(following, self.gain) * gate[..., None]
         if self.slots is not None:
-            keys, pooled, slot_gate = self.slots(x, embeddings, bias, length)
-            # Divided by the mean squared norm of the inputs, so that a key equal to a typical input answers about 1.
-            a = torch.cat((a, keys / self.energy[:, None, None]), 2)
+            keys, pooled, z = self.slots(x, hidden[:, 0], bias)
+            slot_gate = self.slots.gates(z, length)
+            a = torch.cat((a, self._slot_keys(keys)), 2)
             b = torch.cat((b, self.values(pooled, self.slot_gain) * slot_gate[..., None]), 2)
         return a, b.transpose(2, 3)
+
+    def parts(self, hidden: Tensor, ffn: Tensor, mask: Tensor, length: Tensor) -> Parts:
+        """What chunks would write with all gates open; arguments as of `forward`, `length` being `chunk_feature`."""
+        bias, following, has_next = self._around(hidden, mask)
+        x = self.encoder(hidden, following, bias, length)
+        keys, values = self.token_keys(ffn), self.values(following, self.gain)
+        if self.slots is None:
+            return Parts(keys, values, x, x[:, :0], has_next)
+        slot_keys, pooled, z = self.slots(x, hidden[:, 0], bias)
+        keys = torch.cat((keys, self._slot_keys(slot_keys)), 2)
+        return Parts(keys, torch.cat((values, self.values(pooled, self.slot_gain)), 2), x, z, has_next)
+
+    def gates(self, parts: Parts, length: Tensor) -> Tensor:
+        """How much of its values each token and slot writes, [batch, blocks, rank], for `chunk_feature` [batch]."""
+        gates = self._token_gates(parts.tokens, parts.has_next, length)
+        return gates if self.slots is None else torch.cat((gates, self.slots.gates(parts.slots, length)), 2)
+
+    def _around(self, hidden: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What is added to attention scores, embeddings of next tokens, and which tokens have one."""
+        bias = ((1 - mask) * -1e4)[:, None, None]
+        has_next = F.pad(mask[:, 1:], (0, 1))
+        # Padding behind the last token must look like the end of the chunk does at run time: nothing follows.
+        return bias, next_token(hidden[:, 0]) * has_next[..., None], has_next
+
+    def _token_gates(self, x: Tensor, has_next: Tensor, length: Tensor) -> Tensor:
+        """From 0 to 1, [batch, blocks, tokens]."""
+        opened = torch.sigmoid(_logits(x, self.gate, self.length, self.salience, length))
+        return opened.transpose(1, 2) * has_next[:, None]
+
+    def _slot_keys(self, keys: Tensor) -> Tensor:
+        """Divided by the mean squared norm of the inputs, so that a key equal to a typical input answers about 1."""
+        return keys / self.energy[:, None, None]
 
     def with_bias(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """Append the context-free bias adapter along the rank axis."""

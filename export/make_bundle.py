@@ -16,17 +16,18 @@ from localhyper.export.checkpoints import read_run
 from localhyper.export.command_line import refuse
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.onnx_bundle import write_bundle
+from localhyper.export.sum_config import KIND_TABLE, SumRecipe, load_sum_recipe
 from localhyper.export.task_config import is_task_recipe, load_task_recipe
-from localhyper.export.train_config import Recipe, load_recipe
+from localhyper.export.train_config import Recipe, load_recipe, read_tables
 
 
-def load_run(recipe: Recipe, run: Path) -> tuple[AssociationHypernetwork, dict[str, Any]]:
+def load_run(recipe: Recipe | SumRecipe, run: Path) -> tuple[AssociationHypernetwork, dict[str, Any]]:
     """The hypernetwork of a run and its training facts (steps, seconds).
 
     Raises:
         ConfigError: The run has no checkpoint yet.
     """
-    if recipe.perceiver is not None:
+    if isinstance(recipe, Recipe) and recipe.perceiver is not None:
         raise ConfigError("a Perceiver run cannot be exported", "bundles hold association hypernetworks so far")
     state = read_run(run)
     hypernetwork = AssociationHypernetwork(recipe.hypernetwork)
@@ -37,11 +38,12 @@ def load_run(recipe: Recipe, run: Path) -> tuple[AssociationHypernetwork, dict[s
     return hypernetwork, facts
 
 
-def make_card(recipe: Recipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:
+def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """What a reader of the bundle must know: data, steps, device, seconds, held-out scores."""
     rows = [json.loads(line) for line in (run / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
     probes = [row for row in rows if row.get("event") == "probe"]
     environment: dict[str, Any] = next((row for row in reversed(rows) if row.get("event") == "environment"), {})
+    begun = [row["run"] for row in rows if row.get("event") == "started from"]
     return {
         "data": {
             "reading": list(recipe.data.reading),
@@ -49,7 +51,10 @@ def make_card(recipe: Recipe, run: Path, facts: dict[str, Any]) -> dict[str, Any
             "unrelated": [*recipe.data.instructions, *recipe.data.replies],
             "shares": recipe.mixture.shares,
         },
-        "documents": facts["steps"] * recipe.run.documents,
+        **({"started_from": begun[0]} if begun else {}),
+        "documents": sum(recipe.sums.documents)
+        if isinstance(recipe, SumRecipe)
+        else facts["steps"] * recipe.run.documents,
         "device": environment.get("device", "unknown"),
         "dtype": environment.get("dtype", "unknown"),
         **facts,
@@ -65,7 +70,8 @@ def _export_tasks(options: argparse.Namespace) -> str:
 
 
 def _export_documents(options: argparse.Namespace) -> str:
-    recipe = load_recipe(options.recipe)
+    sums = KIND_TABLE in read_tables(options.recipe)
+    recipe = load_sum_recipe(options.recipe) if sums else load_recipe(options.recipe)
     hypernetwork, facts = load_run(recipe, options.run)
     card = make_card(recipe, options.run, facts)
     base = read_base_info(options.base)

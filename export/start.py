@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from localhyper.errors import LocalHyperError
-from localhyper.export import search_config, task_config
+from localhyper.export import search_config, sum_config, task_config
 from localhyper.export.command_line import refuse
 from localhyper.export.train_config import read_tables
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Hand the command line to documents' training, or to tasks' or search's by the recipe's `[task]` or `[search]`."""
+    """Hand the command line to documents' training, or to that of tasks, search or sums by a table of the recipe."""
     parser = argparse.ArgumentParser(prog="localhyper train", add_help=False)
     parser.add_argument("recipe", type=Path, nargs="?")
     options, _ = parser.parse_known_args(argv)
@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         from localhyper.export.task_train import main as run
     elif search_config.KIND_TABLE in tables:
         from localhyper.export.search_train import main as run
+    elif sum_config.KIND_TABLE in tables:
+        from localhyper.export.sum_train import main as run
     else:
         from localhyper.export.train import main as run
     return run(argv)
