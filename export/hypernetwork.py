@@ -318,6 +318,7 @@ class AssociationHypernetwork(nn.Module):
             a [batch, blocks, rank, ffn] and b [batch, blocks, hidden, rank], rank = tokens + slots, without the bias
             adapter. Padding gives columns of zeros in b.
         """
+        # `parts` and `gates` are the same in another order. Weights of a shipped bundle are found by this one's nodes.
         bias, following, has_next = self._around(hidden, mask)
         length = chunk_feature(chunks)
         x = self.encoder(hidden, following, bias, length)

@@ -280,21 +280,28 @@ class MetaModel(nn.Module):
         y, _ = self.base.run(x, self.first, self.base.shape.blocks, lora=lora)
         return gather_logits(self.base, y, positions)
 
-    def answer_loss(self, batch: Batch, lora: dict[int, BlockLora]) -> tuple[Tensor, Tensor]:
-        """Cross-entropy summed over answer tokens, and the logits it came from."""
-        positions = batch.targets != -100
-        logits = self.finish(self.enter(batch.rows), lora, positions)
-        return F.cross_entropy(logits, batch.targets[positions], reduction="sum"), logits
+    def rows_loss(self, rows: Tensor, targets: Tensor, lora: dict[int, BlockLora]) -> tuple[Tensor, Tensor]:
+        """Cross-entropy summed over the positions of rows that have a target, and the logits it came from."""
+        positions = targets != -100
+        logits = self.finish(self.enter(rows), lora, positions)
+        return F.cross_entropy(logits, targets[positions], reduction="sum"), logits
 
-    def unrelated_loss(self, batch: Batch, lora: dict[int, BlockLora]) -> Tensor:
-        """KL from the base model without adapter, summed over positions."""
-        assert batch.unrelated is not None and batch.unrelated_targets is not None
-        positions = batch.unrelated_targets != -100
-        x = self.enter(batch.unrelated)
+    def answer_loss(self, batch: Batch, lora: dict[int, BlockLora]) -> tuple[Tensor, Tensor]:
+        """`rows_loss` of a batch's answers."""
+        return self.rows_loss(batch.rows, batch.targets, lora)
+
+    def kept_loss(self, rows: Tensor, targets: Tensor, lora: dict[int, BlockLora]) -> Tensor:
+        """KL from the base model without adapter, summed over the positions that have a target."""
+        positions, x = targets != -100, self.enter(rows)
         with torch.no_grad():
             reference = self.finish(x, None, positions).log_softmax(-1)
         adapted = self.finish(x, lora, positions).log_softmax(-1)
         return F.kl_div(adapted, reference, log_target=True, reduction="sum")
+
+    def unrelated_loss(self, batch: Batch, lora: dict[int, BlockLora]) -> Tensor:
+        """`kept_loss` of a batch's unrelated rows."""
+        assert batch.unrelated is not None and batch.unrelated_targets is not None
+        return self.kept_loss(batch.unrelated, batch.unrelated_targets, lora)
 
     def teacher_loss(self, batch: Batch, logits: Tensor, top: int) -> Tensor:
         """KL over the teacher's `top` next tokens and one bucket for all others, summed: 0 where both agree.
@@ -364,6 +371,14 @@ class Probe:
     exact_shuffled: float
 
 
+def exact_share(logits: Tensor, targets: Tensor) -> float:
+    """Share of rows whose every target is the arg max of its logits [n, vocab], n targets in their order."""
+    positions = targets != -100
+    rows, missed = positions.nonzero()[:, 0].cpu(), (logits.argmax(-1) != targets[positions]).float().cpu()
+    wrong = torch.zeros(len(targets)).index_add_(0, rows, missed)
+    return (wrong == 0).float().mean().item()
+
+
 @torch.no_grad()
 def probe(model: MetaModel, batches: list[Batch], extra: int = 0, surround: Surround = ALONE) -> Probe:
     """Measure held-out batches; `exact` = every answer token is the arg max given the ones before it."""
@@ -373,14 +388,10 @@ def probe(model: MetaModel, batches: list[Batch], extra: int = 0, surround: Surr
         positions = batch.targets != -100
         x = model.enter(batch.rows)
         gold = batch.targets[positions]
-        row_of = positions.nonzero()[:, 0]
         for index, used in enumerate((lora, shuffle_rows(lora), None)):
             logits = model.finish(x, used, positions)
             sums[index] += F.cross_entropy(logits, gold).item()
             if index < 2:
-                wrong = torch.zeros(len(batch.rows)).index_add_(
-                    0, row_of.cpu(), (logits.argmax(-1) != gold).float().cpu()
-                )
-                sums[3 + index] += (wrong == 0).float().mean().item()
+                sums[3 + index] += exact_share(logits, batch.targets)
     right, shuffled, none, exact, exact_shuffled = (sums / max(1, len(batches))).tolist()
     return Probe(right, shuffled, none, exact, exact_shuffled)

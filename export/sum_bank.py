@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from localhyper.export.hypernetwork import AssociationHypernetwork, Parts, chunk_feature
 from localhyper.export.objectives import MetaModel
@@ -125,7 +126,6 @@ def _whitened(keys: Tensor, hypernetwork: AssociationHypernetwork, second: Tenso
 
 def _padded(chunks: Sequence[Sequence[int]], prefix: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
     """Ids [n, prefix + tokens] and mask [n, tokens] of chunks."""
-    width = max(map(len, chunks))
-    ids = torch.tensor([[*prefix, *chunk, *[0] * (width - len(chunk))] for chunk in chunks], device=device)
-    mask = torch.tensor([[1.0] * len(chunk) + [0.0] * (width - len(chunk)) for chunk in chunks], device=device)
-    return ids, mask
+    ids = [torch.tensor([*prefix, *chunk], device=device) for chunk in chunks]
+    ones = [torch.ones(len(chunk), device=device) for chunk in chunks]
+    return pad_sequence(ids, batch_first=True), pad_sequence(ones, batch_first=True)

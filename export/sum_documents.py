@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from localhyper.chunking import split_document
 from localhyper.errors import ConfigError
+from localhyper.evaluate.columns import make_document
 from localhyper.evaluate.facts import Fact
 from localhyper.export.data import ExampleMaker, Mixture, continuation_pairs, gap_pairs
 from localhyper.export.data_files import spelled_in
 from localhyper.export.surround import Planter
 from localhyper.export.texts import Pair, Text, long_texts
-from localhyper.sources.document import Document
 
 BOOKS = 0.5  # share of documents that are taken out of plain texts
 PARAGRAPH = 0.15  # share of sentences that end a paragraph
@@ -89,7 +87,8 @@ class DocumentMaker:
         wanted = round(SLACK * chunks * self._max_tokens / SENTENCE_TOKENS)
         first = rng.randrange(max(1, len(text.sentences) - wanted))
         filled = self._fill(rng, text.sentences[first:], round(chunks * self._max_tokens * SLACK), facts)
-        pieces = split_document(_document(filled.text), self.tokenize, self._detokenize, self._max_tokens)[:chunks]
+        document = make_document("training", filled.text)
+        pieces = split_document(document, self.tokenize, self._detokenize, self._max_tokens)[:chunks]
         if len(pieces) < chunks:
             return None
         shown, last = filled.text[: pieces[-1].end], first + filled.sentences
@@ -121,16 +120,8 @@ class DocumentMaker:
 
     def tokenize(self, text: str) -> NDArray[np.int32]:
         """Ids, int32 [tokens]."""
-        return _ids(self._maker.tokenizer, text)
+        return np.array(self._maker.tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def _detokenize(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
         text: str = self._maker.tokenizer.decode([int(i) for i in ids])
         return text
-
-
-def _ids(tokenizer: Tokenizer, text: str) -> NDArray[np.int32]:
-    return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
-
-
-def _document(text: str) -> Document:
-    return Document("training", text, "text", hashlib.sha256(text.encode()).hexdigest())

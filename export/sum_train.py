@@ -12,10 +12,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localhyper.errors import ConfigError
@@ -23,8 +21,9 @@ from localhyper.export.batches import Collator
 from localhyper.export.checkpoints import read_checkpoint
 from localhyper.export.data import ExampleMaker
 from localhyper.export.data_files import load_corpus
+from localhyper.export.given_weights import read_given, run_name, take_given
 from localhyper.export.hypernetwork import AssociationHypernetwork
-from localhyper.export.objectives import MetaModel
+from localhyper.export.objectives import MetaModel, exact_share
 from localhyper.export.prompts import read_prompt_format
 from localhyper.export.run_options import add_run_options, add_stop_option, chosen_dtype, run_command
 from localhyper.export.sum_bank import SumParts, read_document
@@ -62,19 +61,10 @@ class SumModel(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Cross-entropy of answers, and KL to the base model on rows about something else, means over positions."""
         lora = parts.adapter(self.hypernetwork)
-        positions = targets != -100
-        logits = self.meta.finish(self.meta.enter(rows), lora, positions)
-        answer = F.cross_entropy(logits, targets[positions])
+        answer = self.meta.rows_loss(rows, targets, lora)[0] / (targets != -100).sum()
         if others is None or marks is None:
             return answer, answer.new_zeros(())
-        return answer, self._kept(others, marks != -100, lora)
-
-    def _kept(self, rows: Tensor, positions: Tensor, lora: dict[int, BlockLora]) -> Tensor:
-        x = self.meta.enter(rows)
-        with torch.no_grad():
-            reference = self.meta.finish(x, None, positions).log_softmax(-1)
-        adapted = self.meta.finish(x, lora, positions).log_softmax(-1)
-        return F.kl_div(adapted, reference, log_target=True, reduction="sum") / positions.sum()
+        return answer, self.meta.kept_loss(others, marks, lora) / (marks != -100).sum()
 
 
 class SumRun(TrainingLoop):
@@ -117,28 +107,16 @@ class SumRun(TrainingLoop):
         Raises:
             ConfigError: There are none, or of another hypernetwork.
         """
-        own = self.core.state_dict()
         if self.checkpoint.exists():  # documents are read before the loop takes the rest of it back
-            state = read_checkpoint(self.checkpoint, self.device)["hypernetwork"]
+            take_given(self.core, self.checkpoint, read_checkpoint(self.checkpoint, self.device)["hypernetwork"])
         elif init is None:
             raise ConfigError("sums are trained into given weights", "name a bundle or a checkpoint with --init")
         else:
-            state = self._given(init)
-            self.log({"event": "started from", "run": init.name if init.suffix == ".onnx" else init.parent.name})
-        strange = [name for name, value in state.items() if name not in own or own[name].shape != value.shape]
-        if strange:
-            raise ConfigError(f"{init} has {strange[0]}, which does not fit this recipe's hypernetwork")
-        self.core.load_state_dict(own | state)
+            bundled = replace(self.recipe.hypernetwork, salience=0)
+            take_given(self.core, init, read_given(init, self.device, bundled)["hypernetwork"])
+            self.log({"event": "started from", "run": run_name(init)})
         for name, parameter in self.core.named_parameters():
             parameter.requires_grad_(name.startswith(TRAINED))
-
-    def _given(self, path: Path) -> dict[str, Any]:
-        if path.suffix != ".onnx" or not path.is_file():
-            given: dict[str, Any] = read_checkpoint(path, self.device, or_bundle=True)["hypernetwork"]
-            return given
-        from localhyper.export.bundle_weights import read_bundle_weights
-
-        return read_bundle_weights(path, replace(self.recipe.hypernetwork, salience=0))
 
     @property
     def trained(self) -> AssociationHypernetwork:
@@ -196,13 +174,9 @@ class SumRun(TrainingLoop):
 
     def _right(self, lora: dict[int, BlockLora], pairs: list[Pair]) -> dict[str, float]:
         rows, targets = self._rows(pairs)
-        positions = targets != -100
-        logits = self.meta.finish(self.meta.enter(rows), lora, positions)
-        loss = F.cross_entropy(logits, targets[positions])
-        hit = torch.zeros_like(positions)
-        hit[positions] = logits.argmax(-1) == targets[positions]
-        exact = (hit | ~positions).all(1).float().mean()
-        return {"nats": round(float(loss), 3), "exact": round(float(exact), 3), "rows": len(pairs)}
+        loss, logits = self.meta.rows_loss(rows, targets, lora)
+        nats = float(loss) / int((targets != -100).sum())
+        return {"nats": round(nats, 3), "exact": round(exact_share(logits, targets), 3), "rows": len(pairs)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from localhyper.errors import ConfigError
 from localhyper.export.batches import Batch, Collator
-from localhyper.export.checkpoints import read_checkpoint
 from localhyper.export.data import ExampleMaker, Mixture
 from localhyper.export.data_files import load_corpus
+from localhyper.export.given_weights import read_given, run_name, take_given
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.metric import low_rank, second_moments
 from localhyper.export.objectives import (
@@ -172,14 +172,8 @@ class Run(TrainingLoop):
         Raises:
             ConfigError: They are of another hypernetwork.
         """
-        own = self.trained.state_dict()
-        strange = [k for k, v in state["hypernetwork"].items() if k not in own or own[k].shape != v.shape]
-        if strange:
-            raise ConfigError(f"checkpoint {path} has {strange[0]}, which does not fit this recipe's hypernetwork")
-        self.trained.load_state_dict(own | state["hypernetwork"])
-        new = sorted(set(own) - set(state["hypernetwork"]))
-        where = path.name if path.suffix == ".onnx" else path.parent.name
-        self.log({"event": "started from", "run": where, "step": state["step"], "new parameters": new})
+        new = take_given(self.trained, path, state["hypernetwork"])
+        self.log({"event": "started from", "run": run_name(path), "step": state["step"], "new parameters": new})
 
     def _given_weights(self, path: Path) -> dict[str, Any]:
         """`hypernetwork` and `step` of a checkpoint or a bundle.
@@ -187,13 +181,9 @@ class Run(TrainingLoop):
         Raises:
             ConfigError: It is missing, or of another kind than the recipe's.
         """
-        if path.suffix != ".onnx" or not path.is_file():
-            return read_checkpoint(path, self.device, or_bundle=True)
-        if self.recipe.perceiver is not None:
+        if path.suffix == ".onnx" and path.is_file() and self.recipe.perceiver is not None:
             raise ConfigError(f"{path} holds an association hypernetwork, the recipe asks for a Perceiver")
-        from localhyper.export.bundle_weights import read_bundle_weights
-
-        return {"hypernetwork": read_bundle_weights(path, self.recipe.hypernetwork), "step": None}
+        return read_given(path, self.device, self.recipe.hypernetwork)
 
     def begin(self, first: int, last: int) -> None:
         """Have the batches of these steps made."""

@@ -32,7 +32,7 @@ from localhyper.export.torch_base import TorchBase  # noqa: E402
 from localhyper.gguf_adapter import read_adapter  # noqa: E402
 from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
 from tests.parity.task_ground import HOLDOUT, TASKS, recipe_text, write_ground  # noqa: E402
-from tests.parity.training_process import Start, curve, finish, flat_tensors, kill_after_step  # noqa: E402
+from tests.parity.training_process import Start, assert_same_state, curve, finish, flat_tensors, kill_after_step  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
@@ -83,11 +83,7 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(ground: Path, tmp_pat
     assert {"event": "resumed", "step": reached} in [json.loads(line) for line in lines]
     want, got = load(whole), load(broken)
     assert got["step"] == want["step"] == STEPS
-    for kind in ("hypernetwork", "optimizers"):
-        wanted, made = dict(flat_tensors(want[kind])), dict(flat_tensors(got[kind]))
-        assert wanted.keys() == made.keys() and wanted
-        different = [name for name in wanted if not torch.equal(wanted[name], made[name])]
-        assert not different, (kind, different)
+    assert_same_state(want, got)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +75,17 @@ def flat_tensors(value: object, where: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(value, (list, tuple)):
         for index, inner in enumerate(value):
             yield from flat_tensors(inner, f"{where}/{index}")
+
+
+def assert_same_state(want: Mapping[str, Any], got: Mapping[str, Any]) -> None:
+    """Weights and optimizer states of two checkpoints are equal, to the bit."""
+    import torch
+
+    for part in ("hypernetwork", "optimizers"):
+        wanted, made = dict(flat_tensors(want[part])), dict(flat_tensors(got[part]))
+        assert wanted.keys() == made.keys() and wanted, part
+        different = [name for name in wanted if not torch.equal(wanted[name], made[name])]
+        assert not different, (part, different)
 
 
 def curve(out: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,52 @@
+"""Weights that a run begins with: another run's checkpoint, or a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from localhyper.errors import ConfigError
+from localhyper.export.checkpoints import read_checkpoint
+from localhyper.export.hypernetwork import AssociationConfig
+
+
+def read_given(path: Path, device: torch.device, bundled: AssociationConfig) -> dict[str, Any]:
+    """`hypernetwork` and `step` (None of a bundle).
+
+    Args:
+        path: A `checkpoint.pt` or a bundle.
+        device: Where a checkpoint's tensors go.
+        bundled: Sizes of the hypernetwork in a bundle.
+
+    Raises:
+        ConfigError: It is missing.
+        HypernetworkError: A bundle of other sizes.
+    """
+    if path.suffix != ".onnx" or not path.is_file():
+        return read_checkpoint(path, device, or_bundle=True)
+    from localhyper.export.bundle_weights import read_bundle_weights
+
+    return {"hypernetwork": read_bundle_weights(path, bundled), "step": None}
+
+
+def take_given(module: nn.Module, path: Path, weights: Mapping[str, Tensor]) -> list[str]:
+    """Load weights; what they do not have yet stays as it is, and is returned by name, sorted.
+
+    Raises:
+        ConfigError: They are of another hypernetwork.
+    """
+    own = module.state_dict()
+    strange = [name for name, values in weights.items() if name not in own or own[name].shape != values.shape]
+    if strange:
+        raise ConfigError(f"checkpoint {path} has {strange[0]}, which does not fit this recipe's hypernetwork")
+    module.load_state_dict(own | dict(weights))
+    return sorted(set(own) - set(weights))
+
+
+def run_name(path: Path) -> str:
+    """What the curve and the card call it."""
+    return path.name if path.suffix == ".onnx" else path.parent.name
