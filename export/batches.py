@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from localhyper.chunking import Chunk
 from localhyper.export.data import pick_pairs
 from localhyper.export.prompts import PromptFormat
 from localhyper.export.texts import Example, Pair
@@ -43,6 +44,30 @@ class Batch:
         """The same batch on a device."""
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+
+
+@dataclass(frozen=True)
+class ChunkTokens:
+    """Chunks, right-padded.
+
+    Attributes:
+        ids: int64 [chunks, prefix + tokens].
+        mask: float32 [chunks, tokens], 1 on chunk tokens (without the prefix).
+    """
+
+    ids: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def chosen(self, rows: Sequence[int]) -> ChunkTokens:
+        """Those of these numbers."""
+        return ChunkTokens(self.ids[list(rows)], self.mask[list(rows)])
+
+    def to(self, device: torch.device | str) -> ChunkTokens:
+        """The same on a device."""
+        return ChunkTokens(self.ids.to(device, non_blocking=True), self.mask.to(device, non_blocking=True))
 
 
 def bucket(length: int, size: int) -> int:
@@ -80,10 +105,11 @@ class Collator:
             out[index, : len(row)] = torch.tensor(row, dtype=torch.long)
         return out
 
-    def chunk(self, text: str) -> list[int]:
-        """Ids of prefix + the first `max_tokens` tokens of a text."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        return self.prefix + ids[: self.max_tokens]
+    def pad_chunks(self, chunks: Sequence[Chunk]) -> ChunkTokens:
+        """Chunks, each with the prefix, padded to as many tokens as a chunk may have."""
+        rows = [chunk.token_ids.tolist() for chunk in chunks]
+        ids = self._pad([self.prefix + row for row in rows], 0, len(self.prefix) + self.max_tokens)
+        return ChunkTokens(ids, self._pad([[1] * len(row) for row in rows], 0, self.max_tokens).float())
 
     def pad_rows(self, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
         """Ids and targets [rows, tokens] of what `row` gives, padded to one length."""

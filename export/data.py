@@ -33,6 +33,7 @@ class Mixture:
         relations: Share of documents with invented facts of many forms (`localhyper.export.relations`).
         reading: Share of documents of the reading sets.
         continuation: Share of plain passages that are to be continued.
+        about: Share of passages that are asked about in general (`localhyper.export.own_summaries`).
         gaps: Share of plain passages whose sentences are asked for with a gap (`localhyper.export.cloze`).
         most_facts: Largest number of facts in one document; it grows with `facts_ramp`.
         facts_ramp: Documents' fact count is capped at 1 + step // facts_ramp (curriculum 1 → most_facts).
@@ -43,6 +44,7 @@ class Mixture:
     continuation: float = 0.1
     relations: float = 0.0
     gaps: float = 0.0
+    about: float = 0.0
     most_facts: int = 6
     facts_ramp: int = 40
 
@@ -61,6 +63,7 @@ class Mixture:
             "continuation": self.continuation,
             "relations": self.relations,
             "gaps": self.gaps,
+            "about": self.about,
         }
 
     def draw(self, rng: random.Random) -> str:
@@ -169,6 +172,10 @@ class ExampleMaker:
             return self.relations(rng, most)
         if kind == "gaps":
             return self.gaps(rng)
+        if kind == "about":
+            if not self.corpus.about:
+                raise ConfigError("recipe key mixture.about wants files in data.about", "make one with own_summaries")
+            return rng.choice(self.corpus.about)
         if kind == "reading":
             return self._among(rng, rng.choice(self.corpus.reading))
         return self.continuation(rng)

@@ -100,6 +100,16 @@ def read_replies(path: Path) -> list[Pair]:
     return [Pair(str(row["question"]), str(row["answer"])) for row in read_rows(path)]
 
 
+def read_about(path: Path) -> list[Example]:
+    """Passages with the base model's own answers to general questions, as `localhyper.export.own_summaries` makes."""
+    found = []
+    for row in read_rows(path):
+        qas: list[dict[str, object]] = row["qas"]  # type: ignore[assignment]
+        pairs = tuple(Pair(str(qa["question"]), str(qa["answers"][0])) for qa in qas)  # type: ignore[index]
+        found.append(Example("about", str(row["context"]), pairs))
+    return found
+
+
 def read_sentences(path: Path) -> list[str]:
     """Sentences of a text file (gzip'd or not), of 20 to 400 characters; of a reading set, those of its contexts."""
     if ".jsonl" in path.suffixes:
@@ -118,6 +128,7 @@ def load_corpus(
     holdout: int,
     instructions: Sequence[str] = (),
     replies: Sequence[str] = (),
+    about: Sequence[str] = (),
 ) -> tuple[Corpus, Corpus]:
     """Training and held-out corpora.
 
@@ -127,19 +138,24 @@ def load_corpus(
         texts: Plain-text files.
         tokenizer: The base model's tokenizer.
         max_tokens: Most tokens of a context.
-        holdout: Every `holdout`-th reading context, request and reply is held out, and the last tenth of every text.
+        holdout: Every `holdout`-th reading context, request, reply and passage is held out, and the last tenth of
+            every text.
         instructions: Instruction-set files.
         replies: Files of the base model's own replies.
+        about: Files of its own answers to general questions about a passage.
     """
     examples, held_examples = hold_out(
         [example for name in reading for example in read_reading(root / name, tokenizer, max_tokens)], holdout
     )
     requests, held_requests = hold_out([p for name in instructions for p in read_instructions(root / name)], holdout)
     own, held_own = hold_out([p for name in replies for p in read_replies(root / name)], holdout)
+    general, held_general = hold_out([e for name in about for e in read_about(root / name)], holdout)
     sentences = [read_sentences(root / name) for name in texts]
     cut = [len(s) * 9 // 10 for s in sentences]
-    train = Corpus(examples, [s[:c] for s, c in zip(sentences, cut, strict=True)], requests, own)
-    held = Corpus(held_examples, [s[c:] for s, c in zip(sentences, cut, strict=True)], held_requests, held_own)
+    train = Corpus(examples, [s[:c] for s, c in zip(sentences, cut, strict=True)], requests, own, general)
+    held = Corpus(
+        held_examples, [s[c:] for s, c in zip(sentences, cut, strict=True)], held_requests, held_own, held_general
+    )
     return train, held
 
 

@@ -45,10 +45,11 @@ def greedy_replies(
     requests: Sequence[str],
     max_tokens: int,
     group: int = 256,
+    longest: int = LONGEST_PROMPT,
 ) -> list[str]:
-    """The greedy reply to each request, "" for one of more than `LONGEST_PROMPT` tokens; groups are of like length."""
+    """The greedy reply to each request, "" for one of more than `longest` tokens; groups are of like length."""
     encoded = [tokenizer.encode(prompts.render(request), add_special_tokens=False).ids for request in requests]
-    fitting = sorted((i for i, ids in enumerate(encoded) if len(ids) <= LONGEST_PROMPT), key=lambda i: len(encoded[i]))
+    fitting = sorted((i for i, ids in enumerate(encoded) if len(ids) <= longest), key=lambda i: len(encoded[i]))
     end = tokenizer.token_to_id(prompts.end_of_turn)
     assert end is not None  # it comes from the same file
     replies = [""] * len(requests)

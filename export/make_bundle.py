@@ -40,7 +40,10 @@ def load_run(recipe: Recipe | SumRecipe, run: Path) -> tuple[AssociationHypernet
 
 def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """What a reader of the bundle must know: data, steps, device, seconds, held-out scores."""
-    rows = [json.loads(line) for line in (run / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+    curve = run / "curve.jsonl"
+    if not curve.is_file():
+        raise ConfigError(f"{run} has no curve.jsonl, which the bundle's card is made of", "copy the run's beside it")
+    rows = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
     probes = [row for row in rows if row.get("event") == "probe"]
     environment: dict[str, Any] = next((row for row in reversed(rows) if row.get("event") == "environment"), {})
     begun = [row["run"] for row in rows if row.get("event") == "started from"]

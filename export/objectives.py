@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localhyper.export.batches import Batch
+from localhyper.export.batches import Batch, ChunkTokens
 from localhyper.export.cache import ActivationCache
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork
 from localhyper.export.perceiver import PerceiverHypernetwork
@@ -68,11 +68,11 @@ class Surround:
     """The rest of a long document, about something else, the same for all documents of a batch.
 
     Attributes:
-        live: Filler chunks whose gates learn from this batch, ids [n, prefix + tokens], all of full length.
+        live: Filler chunks whose gates learn from this batch.
         settled: Whether the sum of `MetaModel.settle` joins too.
     """
 
-    live: Tensor | None = None
+    live: ChunkTokens | None = None
     settled: bool = False
 
     @property
@@ -184,11 +184,11 @@ class MetaModel(nn.Module):
         """λ of `export.whitening`; 0 where the hypernetwork has none."""
         return self.config.whitening if isinstance(self.config, AssociationConfig) else 0.0
 
-    def settle(self, chunks: Tensor | None, total: int, group: int = 8) -> None:
+    def settle(self, chunks: ChunkTokens | None, total: int, group: int = 8) -> None:
         """Sum up what filler chunks write with the weights of now, without gradient, for `Surround.settled` to add.
 
         Args:
-            chunks: Token ids [n, prefix + tokens]; None = nothing is settled any more.
+            chunks: What is summed up; None = nothing is settled any more.
             total: Number of chunks of the documents they will be part of.
             group: Chunks to encode at once.
         """
@@ -196,19 +196,19 @@ class MetaModel(nn.Module):
         if chunks is None:
             return
         with torch.no_grad():
-            parts = [self.written(chunks[i : i + group], total) for i in range(0, len(chunks), group)]
+            groups = [range(i, min(i + group, len(chunks))) for i in range(0, len(chunks), group)]
+            parts = [self.written(chunks.chosen(rows), total) for rows in groups]
         update, second = (torch.stack(tensors).sum(0) for tensors in zip(*parts, strict=True))
         self.settled = Settled(update, second, len(chunks))
 
-    def written(self, chunks: Tensor, total: int) -> tuple[Tensor, Tensor]:
-        """What full-length chunks [n, prefix + tokens] write, and S of their inputs.
+    def written(self, chunks: ChunkTokens, total: int) -> tuple[Tensor, Tensor]:
+        """What chunks write, and S of their inputs.
 
         Returns:
             The sum of their updates [blocks, hidden, ffn], and [blocks, ffn, ffn] (empty without whitening).
         """
-        mask = torch.ones(len(chunks), chunks.shape[1] - self.prefix_tokens, device=chunks.device)
-        hidden, ffn = self.encode_cached(chunks, mask)
-        a, b = self.hypernetwork(hidden, ffn, mask, mask.new_full((len(chunks),), total))
+        hidden, ffn = self.encode_cached(chunks.ids, chunks.mask)
+        a, b = self.hypernetwork(hidden, ffn, chunks.mask, chunks.mask.new_full((len(chunks),), total))
         left = b.permute(1, 2, 0, 3).flatten(2).to(self.dtype)
         update = torch.bmm(left, a.transpose(0, 1).flatten(1, 2).to(self.dtype)).float()
         if not self.whitening:

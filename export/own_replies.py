@@ -61,16 +61,19 @@ def replies(path: Path, asked: Sequence[str], max_tokens: int) -> Iterator[str]:
             yield ask(engine, request, max_tokens, CancelToken())
 
 
-def torch_replies(path: Path, asked: Sequence[str], max_tokens: int, device: str) -> list[str]:
-    """The same by PyTorch, many at once; needs no llama.cpp."""
-    from localhyper.export.greedy import greedy_replies
+def torch_replies(
+    path: Path, asked: Sequence[str], max_tokens: int, device: str, longest: int | None = None
+) -> list[str]:
+    """The same by PyTorch, many at once; needs no llama.cpp. "" for requests of more than `longest` tokens."""
+    from localhyper.export.greedy import LONGEST_PROMPT, greedy_replies
     from localhyper.export.prompts import read_prompt_format
     from localhyper.export.speed import fast_dtype
     from localhyper.export.tokenizer import load_tokenizer
     from localhyper.export.torch_base import TorchBase
 
     base = TorchBase(path, fast_dtype(device)).to(device)
-    return greedy_replies(base, load_tokenizer(path), read_prompt_format(path, ""), asked, max_tokens)
+    prompts, most = read_prompt_format(path, ""), longest or LONGEST_PROMPT
+    return greedy_replies(base, load_tokenizer(path), prompts, asked, max_tokens, longest=most)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -6,22 +6,13 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from localhyper.chunking import split_document
 from localhyper.errors import ConfigError
-from localhyper.evaluate.columns import make_document
-from localhyper.evaluate.facts import Fact
 from localhyper.export.data import ExampleMaker, Mixture, continuation_pairs, gap_pairs
-from localhyper.export.data_files import spelled_in
-from localhyper.export.surround import Planter
+from localhyper.export.filled_texts import cut_text, fill_text
 from localhyper.export.texts import Pair, Text, long_texts
 
 BOOKS = 0.5  # share of documents that are taken out of plain texts
-PARAGRAPH = 0.15  # share of sentences that end a paragraph
-SENTENCE_TOKENS = 22  # of a book, about
-SLACK = 1.25  # what a document is longer than its share of sentences, until it has been cut
+SLACK = 1.25  # chunks are not full: tokens to begin with, until they have been cut
 TRIES = 50
 
 
@@ -51,15 +42,6 @@ class LongDocument:
         return found
 
 
-@dataclass(frozen=True)
-class _Filled:
-    """A text of some sentences, the facts planted in it with their kinds, and how many sentences it took."""
-
-    text: str
-    planted: Sequence[tuple[str, Fact]]
-    sentences: int
-
-
 class DocumentMaker:
     """Makes documents of texts of a corpus."""
 
@@ -84,44 +66,12 @@ class DocumentMaker:
 
     def _cut(self, rng: random.Random, text: Text, chunks: int, facts: float) -> LongDocument | None:
         """From a random place of a text on; None where it ends before."""
-        wanted = round(SLACK * chunks * self._max_tokens / SENTENCE_TOKENS)
-        first = rng.randrange(max(1, len(text.sentences) - wanted))
-        filled = self._fill(rng, text.sentences[first:], round(chunks * self._max_tokens * SLACK), facts)
-        document = make_document("training", filled.text)
-        pieces = split_document(document, self.tokenize, self._detokenize, self._max_tokens)[:chunks]
+        filled = fill_text(rng, self._maker, text, round(chunks * self._max_tokens * SLACK), facts)
+        pieces = cut_text(self._maker.tokenizer, filled.text, self._max_tokens)[:chunks]
         if len(pieces) < chunks:
             return None
-        shown, last = filled.text[: pieces[-1].end], first + filled.sentences
-        asked: dict[str, list[Pair]] = {"facts": [], "relations": []}
-        for kind, fact in filled.planted:
-            if fact.statement in shown:
-                asked[kind].append(Pair(fact.question, fact.answer))
-        reading = [pair for start, example in text.examples if first <= start < last for pair in example.pairs]
-        asked["reading"] = [pair for pair in reading if spelled_in(shown, pair.answer)]
-        sentences = [sentence for sentence in text.sentences[first:last] if sentence in shown]
+        end = pieces[-1].end
+        asked, sentences = filled.asked(0, end), filled.whole_sentences(0, end)
         asked["gaps"] = list(gap_pairs(rng, sentences))
         asked["continuation"] = list(continuation_pairs(rng, sentences))
         return LongDocument([piece.token_ids.tolist() for piece in pieces], asked)
-
-    def _fill(self, rng: random.Random, sentences: Sequence[str], tokens: int, facts: float) -> _Filled:
-        """Sentences up to so many tokens, in paragraphs, with facts planted among them."""
-        planter, parts, planted, used, taken = Planter(rng, self._maker), [], [], 0, 0
-        for sentence in sentences:
-            length = self._maker.count(" " + sentence)
-            found = planter.fact() if rng.random() < facts * length / self._max_tokens else None
-            if found is not None:
-                planted.append(found)
-                parts.append(found[1].statement)
-            parts.append(sentence + ("\n" if rng.random() < PARAGRAPH else ""))
-            used, taken = used + length, taken + 1
-            if used >= tokens:
-                break
-        return _Filled(" ".join(parts).replace("\n ", "\n\n"), planted, taken)
-
-    def tokenize(self, text: str) -> NDArray[np.int32]:
-        """Ids, int32 [tokens]."""
-        return np.array(self._maker.tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
-
-    def _detokenize(self, ids: Sequence[int] | NDArray[np.int32]) -> str:
-        text: str = self._maker.tokenizer.decode([int(i) for i in ids])
-        return text

@@ -20,15 +20,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from localhyper.evaluate.facts import Fact, make_facts
-from localhyper.export.batches import Collator
-from localhyper.export.data import DIGITS, ExampleMaker, Mixture, continuation_pairs, gap_pairs
-from localhyper.export.data_files import spelled_in
+from localhyper.chunking import Chunk as Piece
+from localhyper.export.batches import ChunkTokens, Collator
+from localhyper.export.data import ExampleMaker, Mixture, continuation_pairs, gap_pairs
+from localhyper.export.filled_texts import FilledText, cut_text, fill_text
 from localhyper.export.objectives import ALONE, Surround
-from localhyper.export.relations import make_relations
 from localhyper.export.texts import Example, Pair, Text, long_texts
 from localhyper.export.train_config import SurroundConfig
 
@@ -37,7 +33,6 @@ SETTLED = 2 / 3  # share of sums that have a settled part
 MOST_SETTLED = 0.75  # share of a run that may be settled: the rest is asked about
 BOOKS = 0.5  # share of runs that are taken out of plain texts
 PLAIN, MOST_FACTS = 0.1, 5.0  # share of runs without planted facts; most facts a chunk in the others
-FORMED = 0.35  # share of facts of one form among planted ones
 TRIES = 20
 
 
@@ -46,13 +41,11 @@ class Chunk:
     """A chunk of a run.
 
     Attributes:
-        ids: Prefix + tokens, as many as a chunk may have.
-        text: What the tokens say.
+        text: All of it.
         sentences: Of the text it was cut from, without the facts planted.
         asked: Questions about what stands in it, by kind of document.
     """
 
-    ids: Sequence[int]
     text: str
     sentences: Sequence[str]
     asked: Mapping[str, Sequence[Pair]]
@@ -60,31 +53,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class FilledRun:
-    """Consecutive full-length chunks of a text; `ids` [n, prefix + tokens] are theirs."""
+    """Consecutive chunks of a text, and their tokens."""
 
     chunks: Sequence[Chunk]
-    ids: Tensor
-
-
-class Planter:
-    """Invented facts for one run: no two of them answer the same question."""
-
-    def __init__(self, rng: random.Random, maker: ExampleMaker) -> None:
-        self._rng, self._maker = rng, maker
-        self._known: set[tuple[str, str]] = set()
-
-    def fact(self) -> tuple[str, Fact] | None:
-        """A fact and its kind; None where all that were drawn are known already."""
-        for _ in range(TRIES):
-            formed = self._rng.random() < FORMED
-            if formed:
-                (fact,) = make_facts(self._rng, self._maker.split, 1, digits=self._rng.random() < DIGITS)
-            else:
-                (fact,) = make_relations(self._rng, self._maker.split, 1)
-            if (fact.attribute, fact.name) not in self._known:
-                self._known.add((fact.attribute, fact.name))
-                return ("facts" if formed else "relations"), fact
-        return None
+    tokens: ChunkTokens
 
 
 class RunMaker:
@@ -95,49 +67,14 @@ class RunMaker:
 
     def run(self, rng: random.Random, text: Text, most: int, facts: float) -> FilledRun:
         """At most `most` chunks of a text from a random place, with `facts` facts planted a chunk on average."""
-        # Begin where enough is left, if there is so much at all; a sentence has some twenty tokens.
-        room = max(1, len(text.sentences) - most * self._collator.max_tokens // 20)
-        at, planter = rng.randrange(room), Planter(rng, self._maker)
-        chunks: list[Chunk] = []
-        while len(chunks) < most:
-            chunk, at = self._chunk(rng, text, at, facts, planter)
-            if chunk is None:
-                break
-            chunks.append(chunk)
-        return FilledRun(chunks, torch.tensor([chunk.ids for chunk in chunks]))
+        size = self._collator.max_tokens
+        filled = fill_text(rng, self._maker, text, most * size, facts)
+        pieces = cut_text(self._maker.tokenizer, filled.text, size)[:most]
+        return FilledRun([self._chunk(filled, piece) for piece in pieces], self._collator.pad_chunks(pieces))
 
-    def _chunk(
-        self, rng: random.Random, text: Text, at: int, facts: float, planter: Planter
-    ) -> tuple[Chunk | None, int]:
-        """The chunk that begins with a sentence, and where the next one begins; None where the text ends before."""
-        width, used, first = self._collator.max_tokens, 0, at
-        parts: list[str] = []
-        planted: list[tuple[str, Fact]] = []
-        while used < width:
-            if at == len(text.sentences):
-                return None, at
-            length = self._maker.count(" " + text.sentences[at])
-            if rng.random() < facts * length / width:
-                found = planter.fact()
-                if found:
-                    planted.append(found)
-                    parts.append(found[1].statement)
-                    used += self._maker.count(" " + found[1].statement)
-            parts.append(text.sentences[at])
-            used, at = used + length, at + 1
-        ids = self._collator.chunk(" ".join(parts))
-        if len(ids) < width + len(self._collator.prefix):
-            return None, at
-        shown: str = self._maker.tokenizer.decode(ids[len(self._collator.prefix) :])
-        # Whole sentences only: the last one is cut where the chunk ends.
-        sentences = [sentence for sentence in text.sentences[first:at] if sentence in shown]
-        asked = {
-            kind: [Pair(fact.question, fact.answer) for one, fact in planted if one == kind and fact.statement in shown]
-            for kind in ("facts", "relations")
-        }
-        reading = [pair for start, example in text.examples if first <= start < at for pair in example.pairs]
-        asked["reading"] = [pair for pair in reading if spelled_in(shown, pair.answer)]
-        return Chunk(ids, shown, sentences, asked), at
+    def _chunk(self, filled: FilledText, piece: Piece) -> Chunk:
+        place = piece.start, piece.end
+        return Chunk(piece.text, filled.whole_sentences(*place), filled.asked(*place))
 
 
 @dataclass(frozen=True)
@@ -161,7 +98,7 @@ class Beside:
             return gap_pairs(rng, chunk.sentences)
         if kind == "continuation":
             return continuation_pairs(rng, chunk.sentences)
-        return tuple(chunk.asked[kind])
+        return tuple(chunk.asked.get(kind, ()))
 
 
 class FillerBank:
@@ -197,12 +134,12 @@ class FillerBank:
         first = rng.randrange(len(run.chunks) - size + 1)
         return run, range(first, first + size)
 
-    def to_settle(self, step: int) -> Tensor | None:
-        """Chunks [n, prefix + tokens] whose sum is to be settled before this step; None = keep what is settled."""
+    def to_settle(self, step: int) -> ChunkTokens | None:
+        """Chunks whose sum is to be settled before this step; None = keep what is settled."""
         if not self.runs or step % self.config.settle_every:
             return None
         run, settled = self._settled_part(step)
-        return run.ids[settled.start : settled.stop]
+        return run.tokens.chosen(settled)
 
     def total(self, settled: int) -> int:
         """Chunks of the documents that a settled sum will be part of: it, the live ones and the document's own."""
@@ -222,7 +159,7 @@ class FillerBank:
     def surround(self, step: int) -> Surround:
         """What joins the adapters of a step: chunks of one text, those that learn not among those that are settled."""
         plan = self._plan(step)
-        return Surround(plan[0].ids[plan[1]], settled=plan[3]) if plan else ALONE
+        return Surround(plan[0].tokens.chosen(plan[1]), settled=plan[3]) if plan else ALONE
 
     def beside(self, step: int) -> Beside | None:
         """What the documents of a step are drawn from; None where nothing surrounds them."""

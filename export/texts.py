@@ -53,12 +53,14 @@ class Corpus:
         sentences: Plain sentences in their order, one list a text: filler, continuations and gaps.
         instructions: Requests of instruction sets with a reply, which no document is about.
         replies: Everyday requests with the base model's own replies, likewise.
+        about: Passages with general questions and what the base model says of them with the passage in its prompt.
     """
 
     reading: Sequence[Example]
     sentences: Sequence[Sequence[str]] = field(default_factory=tuple)
     instructions: Sequence[Pair] = field(default_factory=tuple)
     replies: Sequence[Pair] = field(default_factory=tuple)
+    about: Sequence[Example] = field(default_factory=tuple)
 
 
 def split_sentences(text: str) -> list[str]:

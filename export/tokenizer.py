@@ -22,9 +22,12 @@ def load_tokenizer(path: Path) -> Tokenizer:
     """Tokenizer of a GGUF base model.
 
     Raises:
-        ModelError: A pre-tokenizer that training does not know.
+        ModelError: Not a GGUF file, or a pre-tokenizer that training does not know.
     """
-    reader = gguf.GGUFReader(path)
+    try:
+        reader = gguf.GGUFReader(path)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as GGUF: {error}", "give the base model's GGUF file") from None
 
     def field(name: str) -> object:
         entry = reader.fields.get(f"tokenizer.ggml.{name}")

@@ -60,10 +60,12 @@ def moment_batches(corpus: Corpus, collator: Collator, recipe: Recipe) -> list[T
 
 PROBED_CHUNKS = (16, 64)
 PROBED_BESIDE, PROBED_FACTS = 32, 1.5  # chunks to ask about, at least; facts a chunk
+LONG_PROBED = ("facts", "relations", "reading")
 PROBED = {  # documents of up to four facts
     "facts": Mixture(facts=1, reading=0, continuation=0, most_facts=4, facts_ramp=1),
     "relations": Mixture(facts=0, reading=0, continuation=0, relations=1, most_facts=4, facts_ramp=1),
     "reading": Mixture(facts=0, reading=1, continuation=0),
+    "about": Mixture(facts=0, reading=0, continuation=0, about=1),
 }
 
 
@@ -119,7 +121,7 @@ class Run(TrainingLoop):
         self.batches = BatchMaker(recipe, self.collator, self.accelerator.process_index)
         cfg = recipe.data
         train, held = load_corpus(
-            data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions, cfg.replies
+            data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions, cfg.replies, cfg.about
         )
         self.maker, self.held = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
         self.bank = FillerBank(self.maker, self.collator, recipe.surround, recipe.run.seed)
@@ -200,7 +202,7 @@ class Run(TrainingLoop):
 
     def _surround(self) -> Surround:
         chosen = self.bank.surround(self.step)
-        return replace(chosen, live=chosen.live.to(self.device)) if chosen.live is not None else chosen
+        return replace(chosen, live=chosen.live.to(self.device)) if chosen.live else chosen
 
     def train_step(self) -> StepResult:
         """One optimizer step."""
@@ -211,7 +213,8 @@ class Run(TrainingLoop):
         surround = self._surround()
         losses: Losses = self.wrapped(batch, self.recipe.loss, extra, surround, counts)
         norm = self.descend(losses.total)
-        ids = [batch.documents, batch.rows, batch.unrelated, surround.live]
+        live = surround.live.ids if surround.live else None
+        ids = [batch.documents, batch.rows, batch.unrelated, live]
         tokens = torch.tensor(float(sum(t.numel() for t in ids if t is not None)), device=self.device)
         parts = self.accelerator.reduce(torch.stack([losses.answer, losses.unrelated, losses.teacher]), "mean").tolist()
         settled = self.model.settled.chunks if surround.settled and self.model.settled else 0
@@ -239,6 +242,8 @@ class Run(TrainingLoop):
         row["facts"], row["reading"] = self._probe("facts", count), self._probe("reading", 2 * count)
         if self.recipe.mixture.relations:
             row["relations"] = self._probe("relations", count)
+        if self.recipe.mixture.about:
+            row["about"] = self._probe("about", count)
         if self.recipe.run.max_chunks > 1:
             row["facts_many_chunks"] = self._probe("facts", 1, self.recipe.run.max_chunks - 1)
         if self.held_run is not None:
@@ -257,9 +262,9 @@ class Run(TrainingLoop):
         before, found = self.model.settled, {}
         for chunks in PROBED_CHUNKS:
             size = min(chunks - 1, len(run.chunks) // 2)
-            self.model.settle(run.ids[:size].to(self.device), size + 1)
+            self.model.settle(run.tokens.chosen(range(size)).to(self.device), size + 1)
             around, beside = Surround(settled=True), Beside(run.chunks[size:])
-            for kind in PROBED:
+            for kind in LONG_PROBED:
                 found[f"{kind}_{chunks}_chunks"] = self._probe(kind, 1, 0, around, beside)
         self.model.settled = before
         return found

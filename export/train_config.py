@@ -25,6 +25,7 @@ class DataConfig:
     texts: tuple[str, ...] = ()
     instructions: tuple[str, ...] = ()
     replies: tuple[str, ...] = ()
+    about: tuple[str, ...] = ()
     holdout: int = 40
 
 

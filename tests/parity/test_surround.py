@@ -7,12 +7,17 @@ import random
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+
+from localhyper.chunking import split_document
+from localhyper.evaluate.columns import make_document
 
 torch = pytest.importorskip("torch", reason="torch is in the [train] extra")
 
-from localhyper.export.batches import Collator  # noqa: E402
+from localhyper.export.batches import ChunkTokens, Collator  # noqa: E402
 from localhyper.export.cloze import GAP, cloze  # noqa: E402
 from localhyper.export.data import ExampleMaker, Mixture  # noqa: E402
 from localhyper.export.data_files import END_MARKER, read_reading, read_sentences, spelled_in  # noqa: E402
@@ -47,14 +52,20 @@ def words_of(collator: Collator, ids: Sequence[int]) -> str:
     return text
 
 
+def texts_of(collator: Collator, tokens: ChunkTokens) -> set[str]:
+    rows = zip(tokens.ids[:, len(collator.prefix) :], tokens.mask.bool(), strict=True)
+    return {words_of(collator, ids[mask].tolist()) for ids, mask in rows}
+
+
 def test_a_run_is_consecutive_chunks_of_one_text(collator: Collator) -> None:
     for seed in range(10):
         run = RunMaker(maker(collator), collator).run(random.Random(seed), Text(SENTENCES), 10, facts=0.0)
-        assert run.ids.shape == (10, len(collator.prefix) + TOKENS)
+        assert run.tokens.ids.shape == (10, len(collator.prefix) + TOKENS)
         numbers = [int(re.findall(r"Ship (\d+)", chunk.text)[0]) for chunk in run.chunks]
         assert numbers == sorted(set(numbers))
-        for chunk, row in zip(run.chunks, run.ids.tolist(), strict=True):
-            assert row == list(chunk.ids) and chunk.text in words_of(collator, row)
+        for chunk, row, mask in zip(run.chunks, run.tokens.ids, run.tokens.mask, strict=True):
+            shown = row[len(collator.prefix) :][mask.bool()].tolist()
+            assert words_of(collator, shown) == chunk.text and shown == collator.encode(chunk.text)
 
 
 def test_every_chunk_begins_with_a_sentence_or_a_fact(collator: Collator) -> None:
@@ -63,6 +74,18 @@ def test_every_chunk_begins_with_a_sentence_or_a_fact(collator: Collator) -> Non
     begun = [chunk for chunk in run.chunks if chunk.text.startswith("Ship ")]
     others = [chunk for chunk in run.chunks if not chunk.text.startswith("Ship ")]
     assert begun and all(chunk.text[0].isupper() or chunk.text[0].isdigit() or chunk.text[0] == "$" for chunk in others)
+
+
+def test_a_run_is_cut_as_attaching_cuts(collator: Collator) -> None:
+    run = RunMaker(maker(collator), collator).run(random.Random(4), Text(SENTENCES), 12, facts=0.5)
+    text = "".join(chunk.text for chunk in run.chunks)
+    document = make_document("one", text)
+
+    def tokenize(part: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+        return np.array(collator.encode(part), np.int32)
+
+    pieces = split_document(document, tokenize, lambda ids: words_of(collator, [int(i) for i in ids]), TOKENS)
+    assert [piece.text for piece in pieces] == [chunk.text for chunk in run.chunks]
 
 
 def test_planted_facts_are_asked_for_where_they_stand_and_once_a_run(collator: Collator) -> None:
@@ -80,9 +103,9 @@ def test_documents_and_their_surround_are_chunks_of_one_run(collator: Collator) 
         settled, surround, beside = bank.to_settle(step), bank.surround(step + 1), bank.beside(step + 1)
         assert settled is not None and surround.live is not None and beside is not None
         run = next(run for run in bank.runs if any(chunk is beside.chunks[0] for chunk in run.chunks))
-        parts = [{tuple(row) for row in ids.tolist()} for ids in (settled, surround.live)]
-        parts.append({tuple(chunk.ids) for chunk in beside.chunks})
-        assert all(parts) and all(part <= {tuple(chunk.ids) for chunk in run.chunks} for part in parts)
+        parts = [texts_of(collator, tokens) for tokens in (settled, surround.live)]
+        parts.append({chunk.text for chunk in beside.chunks})
+        assert all(parts) and all(part <= {chunk.text for chunk in run.chunks} for part in parts)
         assert sum(map(len, parts)) == len(run.chunks), "a chunk is settled, learns or is asked about"
         assert not parts[0] & parts[1] and not parts[1] & parts[2] and not parts[0] & parts[2]
 
@@ -91,10 +114,10 @@ def test_what_surrounds_a_step_is_a_function_of_seed_and_step(collator: Collator
     one, two = (FillerBank(maker(collator), collator, CONFIG, seed=3) for _ in range(2))
     for step in (0, 4, 8, 9, 10):
         a, b = one.surround(step), two.surround(step)
-        assert a.settled == b.settled and a.live is not None and b.live is not None and torch.equal(a.live, b.live)
+        assert a.settled == b.settled and a.live and b.live and torch.equal(a.live.ids, b.live.ids)
         first, second = one.to_settle(step), two.to_settle(step)
         assert (first is None) == (second is None) == (step % 4 != 0)
-        assert first is None or second is None or torch.equal(first, second)
+        assert first is None or second is None or torch.equal(first.ids, second.ids)
 
 
 def test_nothing_surrounds_without_share(collator: Collator) -> None:
@@ -171,6 +194,7 @@ def only(kind: str) -> Mixture:
         reading=float(kind == "reading"),
         continuation=float(kind == "continuation"),
         gaps=float(kind == "gaps"),
+        about=float(kind == "about"),
         most_facts=1,
     )
 
@@ -198,7 +222,9 @@ def test_a_chunk_is_asked_about_in_every_way_its_text_allows(collator: Collator)
 
 def test_every_kind_of_document_is_made_without_a_surround_too(collator: Collator) -> None:
     reading = [Example("reading", "Cart 1 is old.", (Pair("How is it?", "old"),), "carts")]
-    made = maker(collator, reading)
+    about = Example("about", "Cart 1 is old.", (Pair("What is it about?", "An old cart."),))
+    corpus = Corpus(reading, [SENTENCES], about=[about])
+    made = ExampleMaker(corpus, collator.tokenizer, TOKENS)
     for kind in Mixture().shares:
         for seed in range(10):
             example = made.draw(random.Random(seed), only(kind), 0)

@@ -18,9 +18,10 @@ pytest.importorskip("accelerate", reason="accelerate is in the [train] extra")
 
 from torch import Tensor  # noqa: E402
 
-from localhyper.export.batches import Batch, Collator  # noqa: E402
+from localhyper.errors import ConfigError  # noqa: E402
+from localhyper.export.batches import Batch, ChunkTokens, Collator  # noqa: E402
 from localhyper.export.cache import ActivationCache  # noqa: E402
-from localhyper.export.data import ExampleMaker, pick_pairs  # noqa: E402
+from localhyper.export.data import ExampleMaker, Mixture, pick_pairs  # noqa: E402
 from localhyper.export.data_files import load_corpus  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.metric import low_rank, second_moments  # noqa: E402
@@ -72,7 +73,8 @@ RECIPE = (
 facts = 0.3
 relations = 0.2
 reading = 0.3
-continuation = 0.2
+continuation = 0.1
+about = 0.1
 most_facts = 2
 facts_ramp = 2
 
@@ -92,6 +94,7 @@ reading = ["reading.jsonl"]
 texts = ["text.txt"]
 instructions = ["tasks.jsonl"]
 replies = ["own.jsonl"]
+about = ["about.jsonl"]
 holdout = 4
 
 [run]
@@ -125,6 +128,11 @@ def write_data(folder: Path) -> None:
     (folder / "tasks.jsonl").write_text(json.dumps(task) + "\n", encoding="utf-8")
     own = [{"question": f"Hello {i}?", "answer": f"I am {i}, how can I help you?"} for i in range(9)]
     (folder / "own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own), encoding="utf-8")
+    said = [
+        {"context": f"Ship {i} has {i} sails.", "qas": [{"question": "What is it about?", "answers": [f"Ship {i}."]}]}
+        for i in range(9)
+    ]
+    (folder / "about.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said), encoding="utf-8")
     sentences = (f"Boat {i} came home at dawn." for i in range(80))
     (folder / "text.txt").write_text(" ".join(sentences), encoding="utf-8")
 
@@ -423,11 +431,18 @@ def test_extra_chunks_add_the_updates_of_other_documents(model: MetaModel, batch
         assert torch.allclose(more_b @ more_a, single + single.roll(1, 0), atol=1e-5)
 
 
-def filler(model: MetaModel, count: int) -> Tensor:
-    """Chunks of 96 random tokens behind the prefix."""
+def filler(model: MetaModel, count: int) -> ChunkTokens:
+    """Chunks of up to 96 random tokens behind the prefix."""
     generator = torch.Generator().manual_seed(5)
-    chunks: Tensor = torch.randint(3, 250, (count, model.prefix_tokens + 96), generator=generator)
-    return chunks
+    ids: Tensor = torch.randint(3, 250, (count, model.prefix_tokens + 96), generator=generator)
+    lengths = torch.tensor([96 - 9 * (number % 4) for number in range(count)])
+    return ChunkTokens(ids, (torch.arange(96) < lengths[:, None]).float())
+
+
+def unpadded(model: MetaModel, chunks: ChunkTokens) -> list[Tensor]:
+    """Ids of each."""
+    lengths = chunks.mask.sum(1).long() + model.prefix_tokens
+    return [row[:length] for row, length in zip(chunks.ids, lengths.tolist(), strict=True)]
 
 
 def attached(model: MetaModel, chunks: list[Tensor]) -> dict[int, np.ndarray[Any, Any]]:
@@ -470,13 +485,13 @@ def test_training_whitens_as_attaching_does(model: MetaModel, batch: Batch) -> N
 def test_a_surrounded_document_is_one_of_many_chunks(model: MetaModel, batch: Batch, live: int, settled: int) -> None:
     chunks, total = filler(model, live + settled), 1 + live + settled
     try:
-        model.settle(chunks[live:] if settled else None, total)
-        surround = Surround(chunks[:live] if live else None, settled=bool(settled))
+        model.settle(chunks.chosen(range(live, live + settled)) if settled else None, total)
+        surround = Surround(chunks.chosen(range(live)) if live else None, settled=bool(settled))
         lora = model.adapters(batch.documents[:1], batch.document_mask[:1], 0, surround)
     finally:
         model.settle(None, 0)
     tokens = model.prefix_tokens + int(batch.document_mask[0].sum())
-    want = attached(model, [batch.documents[0, :tokens], *chunks])
+    want = attached(model, [batch.documents[0, :tokens], *unpadded(model, chunks)])
     for block, update in want.items():
         weights = lora[block]
         assert weights.shared is not None
@@ -536,3 +551,16 @@ def test_the_bases_own_replies_are_among_what_must_not_change(ground: Path) -> N
     maker = ExampleMaker(train, tokenizer, 96)
     drawn = [maker.unrelated(random.Random(i)) for i in range(200)]
     assert 80 < sum(pair in train.replies for pair in drawn) < 160
+
+
+def test_general_questions_are_asked_with_the_bases_own_answers(ground: Path) -> None:
+    tokenizer, mixture = load_tokenizer(ground / "base.gguf"), Mixture(facts=0, reading=0.5, continuation=0, about=0.5)
+    files = (["reading.jsonl"], ["text.txt"])
+    train, held = load_corpus(ground, *files, tokenizer, 96, 4, about=["about.jsonl"])
+    assert len(train.about) == 6 and len(held.about) == 3
+    maker = ExampleMaker(train, tokenizer, 96)
+    drawn = [maker.draw(random.Random(i), mixture, 0) for i in range(100)]
+    assert 30 < sum(example in train.about for example in drawn) < 70
+    plain = ExampleMaker(load_corpus(ground, *files, tokenizer, 96, 4)[0], tokenizer, 96)
+    with pytest.raises(ConfigError, match=r"data\.about"):
+        plain.draw(random.Random(0), Mixture(facts=0, reading=0, continuation=0, about=1), 0)
