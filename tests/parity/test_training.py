@@ -18,12 +18,13 @@ pytest.importorskip("accelerate", reason="accelerate is in the [train] extra")
 
 from torch import Tensor  # noqa: E402
 
-from localhyper.errors import ConfigError  # noqa: E402
+from localhyper.errors import ConfigError, ModelError  # noqa: E402
 from localhyper.export.batches import Batch, ChunkTokens, Collator  # noqa: E402
 from localhyper.export.cache import ActivationCache  # noqa: E402
 from localhyper.export.data import ExampleMaker, Mixture, pick_pairs  # noqa: E402
 from localhyper.export.data_files import load_corpus  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
+from localhyper.export.make_bundle import make_card  # noqa: E402
 from localhyper.export.metric import low_rank, second_moments  # noqa: E402
 from localhyper.export.objectives import LossWeights, MetaModel, Surround, add_chunks, probe, shuffle_rows  # noqa: E402
 from localhyper.export.perceiver import PerceiverConfig, PerceiverHypernetwork  # noqa: E402
@@ -564,3 +565,15 @@ def test_general_questions_are_asked_with_the_bases_own_answers(ground: Path) ->
     plain = ExampleMaker(load_corpus(ground, *files, tokenizer, 96, 4)[0], tokenizer, 96)
     with pytest.raises(ConfigError, match=r"data\.about"):
         plain.draw(random.Random(0), Mixture(facts=0, reading=0, continuation=0, about=1), 0)
+
+
+def test_a_base_model_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
+    for name, content in (("other.gguf", b"no model at all"), ("empty.gguf", b"")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ModelError, match=f"{name} cannot be read as GGUF"):
+            load_tokenizer(tmp_path / name)
+
+
+def test_a_run_without_its_curve_cannot_be_exported(ground: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no curve\.jsonl"):
+        make_card(load_recipe(ground / "recipe.toml"), tmp_path, {"steps": 1})
