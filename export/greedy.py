@@ -13,8 +13,6 @@ from tokenizers import Tokenizer
 from localhyper.export.prompts import PromptFormat
 from localhyper.export.torch_base import TorchBase
 
-LONGEST_PROMPT = 256
-
 
 @torch.no_grad()
 def greedy_group(base: TorchBase, prompts: Sequence[Sequence[int]], end: int, max_tokens: int) -> list[list[int]]:
@@ -44,8 +42,8 @@ def greedy_replies(
     prompts: PromptFormat,
     requests: Sequence[str],
     max_tokens: int,
+    longest: int,
     group: int = 256,
-    longest: int = LONGEST_PROMPT,
 ) -> list[str]:
     """The greedy reply to each request, "" for one of more than `longest` tokens; groups are of like length."""
     encoded = [tokenizer.encode(prompts.render(request), add_special_tokens=False).ids for request in requests]

@@ -25,6 +25,7 @@ from localhyper.export.data_files import read_instructions, write_rows
 from localhyper.export.packaged import packaged_table
 from localhyper.progress import CancelToken
 
+LONGEST_PROMPT = 256  # tokens of a request and the template round it
 PLACE = re.compile(r"{(\w+)}")
 
 
@@ -62,18 +63,33 @@ def replies(path: Path, asked: Sequence[str], max_tokens: int) -> Iterator[str]:
 
 
 def torch_replies(
-    path: Path, asked: Sequence[str], max_tokens: int, device: str, longest: int | None = None
+    path: Path, asked: Sequence[str], max_tokens: int, device: str, longest: int = LONGEST_PROMPT
 ) -> list[str]:
     """The same by PyTorch, many at once; needs no llama.cpp. "" for requests of more than `longest` tokens."""
-    from localhyper.export.greedy import LONGEST_PROMPT, greedy_replies
+    from localhyper.export.greedy import greedy_replies
     from localhyper.export.prompts import read_prompt_format
     from localhyper.export.speed import fast_dtype
     from localhyper.export.tokenizer import load_tokenizer
     from localhyper.export.torch_base import TorchBase
 
     base = TorchBase(path, fast_dtype(device)).to(device)
-    prompts, most = read_prompt_format(path, ""), longest or LONGEST_PROMPT
-    return greedy_replies(base, load_tokenizer(path), prompts, asked, max_tokens, longest=most)
+    return greedy_replies(base, load_tokenizer(path), read_prompt_format(path, ""), asked, max_tokens, longest)
+
+
+def add_asking_options(parser: argparse.ArgumentParser) -> None:
+    """What `chosen_replies` reads, but for `--base`; and the seed of what is asked."""
+    parser.add_argument("--max-tokens", type=int, default=64, help="longest reply; a row of training holds no more")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="ask in PyTorch there, many at once, not in llama.cpp"
+    )
+
+
+def chosen_replies(options: argparse.Namespace, asked: Sequence[str], longest: int = LONGEST_PROMPT) -> Iterable[str]:
+    """The greedy reply to each request, by PyTorch where a device is named, else by llama.cpp."""
+    if options.device:
+        return torch_replies(options.base, asked, options.max_tokens, options.device, longest)
+    return replies(options.base, asked, options.max_tokens)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -84,19 +100,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--instructions", nargs="*", default=["sni/extra.jsonl.gz"], help="instruction sets, inside it")
     parser.add_argument("--everyday", type=int, default=500, help="requests made from everyday.toml")
     parser.add_argument("--taken", type=int, default=200, help="requests taken from the instruction sets")
-    parser.add_argument("--max-tokens", type=int, default=64, help="longest reply; a row of training holds no more")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="ask in PyTorch there, many at once, not in llama.cpp"
-    )
+    add_asking_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="JSON lines `{question, answer}`, gzip'd")
     options = parser.parse_args(argv)
     try:
         asked = requests(options.data, options.instructions, options.everyday, options.taken, options.seed)
-        if options.device:
-            said: Iterable[str] = torch_replies(options.base, asked, options.max_tokens, options.device)
-        else:
-            said = replies(options.base, asked, options.max_tokens)
+        said = chosen_replies(options, asked)
         rows = [{"question": request, "answer": reply} for request, reply in zip(asked, said, strict=True) if reply]
     except LocalHyperError as error:
         refuse(parser, error)

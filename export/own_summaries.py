@@ -26,7 +26,7 @@ from localhyper.errors import LocalHyperError
 from localhyper.evaluate.columns import message_for
 from localhyper.export.command_line import refuse
 from localhyper.export.data_files import read_rows, write_rows
-from localhyper.export.own_replies import replies, torch_replies
+from localhyper.export.own_replies import add_asking_options, chosen_replies
 from localhyper.export.packaged import packaged_table
 from localhyper.export.tokenizer import load_tokenizer
 
@@ -45,6 +45,7 @@ ON_TOPIC = 0.4  # share of questions about a topic of the passage, the others be
 GROUNDED = 0.7  # share of a reply's words that its passage or question must have
 REPEATED = 5  # words in a row that a reply may not say twice
 LEAST_WORDS = 6
+_TABLE = packaged_table("about.toml")
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # noqa: RUF001
 _NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w-]+(?: [A-Z][\w-]+)*")
 _SENTENCE_END = re.compile(r"(?<!\n\d)[.!?][\"”')]*(?=\s|$)")
@@ -85,9 +86,8 @@ def topics(passage: str) -> list[str]:
 
 def questions(rng: random.Random, passage: str, count: int) -> list[str]:
     """Different questions about a passage."""
-    table = packaged_table("about.toml")
-    general: list[str] = rng.sample(table["questions"], count)
-    found, forms = topics(passage), table["on_topic"]
+    general: list[str] = rng.sample(_TABLE["questions"], count)
+    found, forms = topics(passage), _TABLE["on_topic"]
     return [
         rng.choice(forms).replace("{topic}", rng.choice(found)) if found and rng.random() < ON_TOPIC else one
         for one in general
@@ -124,11 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--sets", nargs="*", default=list(SETS), help="reading sets, inside it")
     parser.add_argument("--passages", type=int, default=1000)
     parser.add_argument("--each", type=int, default=2, help="questions a passage")
-    parser.add_argument("--max-tokens", type=int, default=64, help="longest reply; a row of training holds no more")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), help="ask in PyTorch there, many at once, not in llama.cpp"
-    )
+    add_asking_options(parser)
     parser.add_argument("--out", type=Path, required=True, help="a reading set, gzip'd")
     options = parser.parse_args(argv)
     rng = random.Random(options.seed)
@@ -139,13 +135,7 @@ def main(argv: list[str] | None = None) -> int:
             for passage in passages(tokenizer, options.data, options.sets, options.passages, rng)
             for question in questions(rng, passage, options.each)
         ]
-        messages = [one.message for one in asked]
-        if options.device:
-            said: Iterable[str] = torch_replies(
-                options.base, messages, options.max_tokens, options.device, LONGEST_PROMPT
-            )
-        else:
-            said = replies(options.base, messages, options.max_tokens)
+        said = chosen_replies(options, [one.message for one in asked], LONGEST_PROMPT)
         sound = [(one, sound_reply(one, reply)) for one, reply in zip(asked, said, strict=True)]
     except LocalHyperError as error:
         refuse(parser, error)
