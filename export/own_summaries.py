@@ -44,9 +44,9 @@ LONGEST_PROMPT = 320  # tokens of a passage, a question and the template round t
 ON_TOPIC = 0.4  # share of questions about a topic of the passage, the others being about all of it
 GROUNDED = 0.7  # share of a reply's words that its passage or question must have
 REPEATED = 5  # words in a row that a reply may not say twice
-LEAST_WORDS = 6
+LEASTWORDS = 6
 _TABLE = packaged_table("about.toml")
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # noqa: RUF001
+WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")  # noqa: RUF001
 _NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w-]+(?: [A-Z][\w-]+)*")
 _SENTENCE_END = re.compile(r"(?<!\n\d)[.!?][\"”')]*(?=\s|$)")
 
@@ -80,7 +80,7 @@ def passages(tokenizer: Tokenizer, data: Path, sets: Sequence[str], count: int, 
 
 def topics(passage: str) -> list[str]:
     """What a passage can be asked for: names inside its sentences, and words that come more than once."""
-    often = Counter(word.lower() for word in _WORD.findall(passage) if len(word) > 5)
+    often = Counter(word.lower() for word in WORD.findall(passage) if len(word) > 5)
     return sorted({*_NAME.findall(passage), *(word for word, count in often.items() if count > 1)})
 
 
@@ -98,12 +98,12 @@ def sound_reply(asked: Asked, reply: str) -> str:
     """A reply up to its last whole sentence; "" where it goes in circles or says what its passage does not."""
     ends = [match.end() for match in _SENTENCE_END.finditer(reply)]
     said = reply[: ends[-1]].strip() if ends else ""
-    words = [word.lower() for word in _WORD.findall(said)]
+    words = [word.lower() for word in WORD.findall(said)]
     runs = [tuple(words[i : i + REPEATED]) for i in range(len(words) - REPEATED + 1)]
-    known = {word.lower() for word in _WORD.findall(f"{asked.passage} {asked.question}")}
+    known = {word.lower() for word in WORD.findall(f"{asked.passage} {asked.question}")}
     telling = [word for word in words if len(word) > 3]
     grounded = sum(word in known for word in telling) >= GROUNDED * len(telling)
-    return said if len(words) >= LEAST_WORDS and len(set(runs)) == len(runs) and grounded else ""
+    return said if len(words) >= LEASTWORDS and len(set(runs)) == len(runs) and grounded else ""
 
 
 def rows(answered: Iterable[tuple[Asked, str]]) -> list[dict[str, object]]:
