@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +33,20 @@ def read_given(path: Path, device: torch.device, bundled: AssociationConfig) -> 
     return {"hypernetwork": read_bundle_weights(path, bundled), "step": None}
 
 
-def take_given(module: nn.Module, path: Path, weights: Mapping[str, Tensor]) -> list[str]:
-    """Load weights; what they do not have yet stays as it is, and is returned by name, sorted.
+def take_given(module: nn.Module, path: Path, weights: Mapping[str, Tensor], fresh: Sequence[str] = ()) -> list[str]:
+    """Load weights; what they do not have yet and what `fresh` names stays as it is, and is returned by name, sorted.
 
     Raises:
-        ConfigError: They are of another hypernetwork.
+        ConfigError: They are of another hypernetwork, or it has no parameter of a name in `fresh`.
     """
     own = module.state_dict()
+    if unknown := sorted(set(fresh) - set(own)):
+        raise ConfigError(f"recipe key run.fresh names {unknown[0]!r}, which this hypernetwork lacks")
+    weights = {name: values for name, values in weights.items() if name not in fresh}
     strange = [name for name, values in weights.items() if name not in own or own[name].shape != values.shape]
     if strange:
         raise ConfigError(f"checkpoint {path} has {strange[0]}, which does not fit this recipe's hypernetwork")
-    module.load_state_dict(own | dict(weights))
+    module.load_state_dict(own | weights)
     return sorted(set(own) - set(weights))
 
 

@@ -169,12 +169,12 @@ class Run(TrainingLoop):
         self.model.settled = Settled(**state["settled"]) if state["settled"] else None
 
     def _start_from(self, path: Path, state: dict[str, Any]) -> None:
-        """Weights of an earlier run or of a bundle; what it did not have yet starts as it always does.
+        """Weights of an earlier run or of a bundle; what it did not have yet, or `run.fresh` names, starts as always.
 
         Raises:
             ConfigError: They are of another hypernetwork.
         """
-        new = take_given(self.trained, path, state["hypernetwork"])
+        new = take_given(self.trained, path, state["hypernetwork"], self.recipe.run.fresh)
         self.log({"event": "started from", "run": run_name(path), "step": state["step"], "new parameters": new})
 
     def _given_weights(self, path: Path) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class RunConfig(Schedule):
         cache_gb: Memory for activations of documents that come again (reading sets over several epochs).
         max_chunks: A document's adapter is the sum of 1 to this many chunks, the others of other documents.
         unrelated_every: The unrelated-question objective is in every n-th step.
+        fresh: Parameters that begin as they always do, whatever weights the run starts from.
     """
 
     documents: int = 8
@@ -70,6 +71,7 @@ class RunConfig(Schedule):
     max_chunks: int = 1
     unrelated_every: int = 1
     moment_tokens: int = 16384
+    fresh: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from localhyper.export.batches import Batch, ChunkTokens, Collator  # noqa: E402
 from localhyper.export.cache import ActivationCache  # noqa: E402
 from localhyper.export.data import ExampleMaker, Mixture, pick_pairs  # noqa: E402
 from localhyper.export.data_files import load_corpus  # noqa: E402
+from localhyper.export.given_weights import take_given  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.make_bundle import make_card  # noqa: E402
 from localhyper.export.metric import low_rank, second_moments  # noqa: E402
@@ -516,6 +517,15 @@ def test_a_new_run_starts_from_another_runs_weights(ground: Path, tmp_path: Path
     assert rows[0]["event"] == "started from" and rows[0]["step"] == 1 and rows[0]["new parameters"] == []
     one, two = load(first)["hypernetwork"], load(second)["hypernetwork"]
     assert two["gain"].sub(one["gain"]).abs().max() < 0.05, "one more step from there, not from the start"
+
+
+def test_named_parameters_start_as_always_whatever_is_given() -> None:
+    module, given = torch.nn.Linear(2, 2), {"weight": torch.ones(2, 2), "bias": torch.ones(2)}
+    before = module.bias.detach().clone()
+    assert take_given(module, Path("given.pt"), given, ("bias",)) == ["bias"]
+    assert torch.equal(module.weight, given["weight"]) and torch.equal(module.bias, before)
+    with pytest.raises(ConfigError, match=r"run\.fresh names 'slope'"):
+        take_given(module, Path("given.pt"), given, ("slope",))
 
 
 def test_a_start_that_does_not_fit_is_one_clear_line(ground: Path, tmp_path: Path, start: Start) -> None:
