@@ -43,13 +43,19 @@ class ChunkWriter:
     base: BaseModelInfo
     hypernetwork: Hypernetwork
 
-    def write(self, chunk: Chunk, weights: LoraWeights, activations: Activations) -> None:
+    @property
+    def has_keys(self) -> bool:
+        """Whether chunks get search keys."""
+        return self.hypernetwork.search_head() is not None
+
+    def write(self, chunk: Chunk, weights: LoraWeights, activations: Activations, name: str = "") -> None:
         """Write a chunk's adapter.
 
         Args:
             chunk: The chunk.
             weights: What the hypernetwork made of it as a document of its own.
             activations: What it was made of.
+            name: What to call it beside the document's title; empty = by its number.
 
         Raises:
             AdapterError: The weights cannot be stored.
@@ -60,7 +66,7 @@ class ChunkWriter:
         result = alone.finish()
         info = self.hypernetwork.info
         metadata = AdapterMetadata(
-            name=f"{self.document.title} chunk {chunk.index + 1}",
+            name=f"{self.document.title} {name or f'chunk {chunk.index + 1}'}",
             source_title=self.document.title,
             source_kind=self.document.kind,
             source_sha256=self.document.sha256,

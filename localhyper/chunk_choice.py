@@ -13,11 +13,11 @@ from localhyper.engine import AdapterUse, Engine
 
 @dataclass(frozen=True)
 class ChosenChunk:
-    """The chunk that answers.
+    """The chunk that answers, or the document's overview.
 
     Attributes:
         name: Name of the document's adapter.
-        chunk: Number of the chunk, from 0.
+        chunk: Number of the chunk, from 0; the overview's comes after the last one's.
         chunks: How many the document has.
     """
 
@@ -27,7 +27,17 @@ class ChosenChunk:
 
     def __str__(self) -> str:
         """For people, who count from 1."""
-        return f"chunk {self.chunk + 1} of {self.chunks} of {self.name}"
+        return f"the overview of {self.name}" if self.is_overview else f"{self.short} of {self.chunks} of {self.name}"
+
+    @property
+    def is_overview(self) -> bool:
+        """Whether it is what the document says of itself as a whole (`localhyper.overview`)."""
+        return self.chunk == self.chunks
+
+    @property
+    def short(self) -> str:
+        """The same without the document."""
+        return "overview" if self.is_overview else f"chunk {self.chunk + 1}"
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 A chunk is found by what the base model makes of its tokens and the question's (`search_head`), where the hypernetwork
 learnt to compare them, and by the passage that shares most words with the question (BM25, as quotes are found), words
-weighed down where they are common. One chunk answers, because two at once answered worse (docs/decisions/0018). Where
-there are no keys to compare and no chunk shares a word with the question, whole documents answer.
+weighed down where they are common. What a document says of itself as a whole (`overview`) is one chunk more. One
+answers, because two at once answered worse (docs/decisions/0018). Where there are no keys to compare and no chunk
+shares a word with the question, whole documents answer.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class ChunkChooser:
             logger.warning("the adapter of chunk %d of `%s` is missing: %s", chunk + 1, info.name, file)
             return Choice(tuple(uses))
         kept = [AdapterUse(file, use.scale) if use in long else use for use in uses if long.get(use, info) == info]
-        return Choice(tuple(kept), ChosenChunk(info.name, chunk, info.chunk_files))
+        return Choice(tuple(kept), ChosenChunk(info.name, chunk, info.chunks))
 
     def _long_documents(self, uses: Sequence[AdapterUse]) -> dict[AdapterUse, AdapterInfo]:
         """Those of the adapters in force whose chunks have adapters of their own."""

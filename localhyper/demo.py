@@ -109,7 +109,7 @@ def _ask_all(
         put(f"\nQ  {question.question}" + ("" if question.about_document else "   (not in the document)"))
         for label, uses in ways.items():
             reply, took = _reply(session, question.question, uses, token)
-            by = f", chunk {session.chunk.chunk + 1}" if session.chunk is not None else ""
+            by = f", {session.chunk.short}" if session.chunk is not None else ""
             put(f"   {label:<16} {' '.join(reply.split())}   [{seconds(took)}{by}]")
             right[label] += question.about_document and question.answer.casefold() in reply.casefold()
         put(f"   {'document says' if question.about_document else 'right':<16} {question.answer}")

@@ -51,7 +51,7 @@ class AdapterInfo:
         size_bytes: Size of the file.
         made_at: ISO 8601 in UTC.
         notes: What was left out of the document and why.
-        chunk_files: Adapters of single chunks beside it, one a chunk; 0 = none.
+        chunk_files: Adapters of single chunks beside it, one a chunk, and one of an overview after them; 0 = none.
         chunk_bytes: Size of their files together.
     """
 

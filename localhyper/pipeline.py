@@ -32,13 +32,14 @@ from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library, Passage, check_name, chunk_folder
 from localhyper.lora import Recompressed
 from localhyper.new_adapter import Origin, new_adapter, store_adapter
+from localhyper.overview import overview
 from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
 
 DEFAULT_RANK = AdapterSettings().rank_budget
 DEFAULT_CHUNK_RANK = AdapterSettings().chunk_rank
 UNLIMITED_RANK = 1 << 14  # most an adapter file may have
-KEY_VERSION = 3  # raise it when the same inputs would give another adapter
+KEY_VERSION = 4  # raise it when the same inputs would give another adapter
 CHECKPOINT_SECONDS = 2.0
 ETA_WINDOW = 8
 ETA_AFTER = 3
@@ -170,6 +171,7 @@ class _Attach:
         self._sum = DocumentSum(hypernetwork, self._rank)
         self._checkpoint: CheckpointFile | None = None
         self._beside: ChunkWriter | None = None
+        self._beside_files = 0
         self.timings = dict.fromkeys(("chunk", "encode", "generate", "merge", "chunk_adapters", "write"), 0.0)
 
     @property
@@ -215,7 +217,30 @@ class _Attach:
             self._checkpoint = CheckpointFile(self._options.cache_dir, work)
         done = self._resumed(len(chunks))
         self._each_chunk(chunks, done)
+        if self._beside is not None:
+            self._beside_files = len(chunks) + self._write_overview(self._beside, len(chunks))
         return done
+
+    def _write_overview(self, beside: ChunkWriter, chunks: int) -> int:
+        """Write the adapter of what the document says of itself, after its chunks'; how many that are, 0 or 1.
+
+        It has no part in the whole, and no words that are searched, so only keys can choose it.
+        """
+        most = self._hypernetwork.info.chunk_tokens
+        text = overview(self._document) if beside.has_keys else ""
+        ids, _ = first_tokens(text, self._engine.tokenize, most) if text else (np.empty(0, np.int32), False)
+        if not len(ids):
+            return 0
+        end = len(self._document.text)
+        chunk = Chunk(chunks, ids, text, end, end)
+        try:
+            activations = self._encode(chunk)
+        except LocalHyperError:
+            self._save(chunks)
+            raise
+        with self._timed("chunk_adapters"):
+            beside.write(chunk, beside.hypernetwork.generate(activations, 1), activations, "overview")
+        return 1
 
     def _resumed(self, chunks: int) -> int:
         """Take up what an earlier run left, where all of it is there; the chunks it had done."""
@@ -282,7 +307,7 @@ class _Attach:
         self._report("write", 0, 1)
         document, base, bundle = self._document, self._engine.info, self._hypernetwork.info
         key = adapter_key(document, base, bundle, self._options)
-        if self._beside is not None and not self._beside.has(len(chunks)):
+        if self._beside is not None and not self._beside.has(self._beside_files):
             # Another process attached the same at the same time, was first, and took the files of both along.
             twin = self._library.find_by_key(key)
             if twin is not None:
@@ -297,8 +322,8 @@ class _Attach:
                 chunks=len(chunks),
             )
             if self._beside is not None:
-                size = self._beside.move_to(chunk_folder(info.path), len(chunks))
-                info = replace(info, chunk_files=len(chunks), chunk_bytes=size)
+                size = self._beside.move_to(chunk_folder(info.path), self._beside_files)
+                info = replace(info, chunk_files=self._beside_files, chunk_bytes=size)
             stored = store_adapter(self._library, info, result.weights, base, self._options.dtype, passages_of(chunks))
             if stored.path != info.path:  # the other one was first after all
                 shutil.rmtree(chunk_folder(info.path), ignore_errors=True)

@@ -1,7 +1,7 @@
 """Which chunk of a long document a question is about: how often the one that is chosen holds the answer.
 
-Chunks, passages, keys and scores are those of `localhyper attach` and `ask`; no adapter is made and nothing is asked,
-so hundreds of questions take minutes. Knows no printing; `report_chunks` does that.
+Chunks, passages, keys, overviews and scores are those of `localhyper attach` and `ask`; no adapter is made and nothing
+is asked, so hundreds of questions take minutes. Knows no printing; `report_chunks` does that.
 """
 
 from __future__ import annotations
@@ -10,26 +10,30 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from localhyper.chunk_keys import ChunkKeys, in_memory
-from localhyper.chunking import Chunk, split_document
+from localhyper.chunking import Chunk, first_tokens, split_document
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.columns import Reporter, RunInfo, library_in, make_document, run_info
 from localhyper.evaluate.intervals import ClusterBootstrap, Estimate
-from localhyper.evaluate.reading_set import Passage, Question, read_reading_set, sample_questions
+from localhyper.evaluate.reading_set import Passage, read_reading_set, sample_questions
 from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library
 from localhyper.lora import FloatArray
+from localhyper.overview import overview
 from localhyper.pipeline import encode_chunk, passages_of
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 from localhyper.search_head import SearchHead
+from localhyper.sources.document import Document
 
 COLUMNS = ("any chunk", "words", "keys", "both")
 FIRST = 3
+GENERAL = "general"  # column of the questions that ask for the overview
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,12 @@ class ChunkCase:
     """One question in one column.
 
     Attributes:
-        rank: Place of the best chunk with an answer, from 0, where chunks are sorted by score; -1 in `any chunk`.
+        column: One of `COLUMNS`, or `GENERAL`.
+        rank: Place of the best chunk with an answer, from 0, where chunks and overview are sorted by score; -1 in `any
+            chunk`. Of a general question, the place of the overview.
         chunks: Chunks of the document.
         holding: How many of them hold an answer.
+        astray: Whether the overview comes first, where it should not.
     """
 
     document: str
@@ -67,6 +74,7 @@ class ChunkCase:
     rank: int
     chunks: int
     holding: int
+    astray: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,8 @@ class ChunkResult:
     Attributes:
         left_out: Questions whose answers stand in no chunk.
         mean_chunks: Chunks of a document on average over questions.
+        general: Share of the general questions that find the overview; None where there is none.
+        astray: Share of the other questions that find it too; likewise.
         columns: `any chunk` = drawn blindly; `words` = BM25 alone; `keys` = the search head alone and `both`, where the
             hypernetwork has one.
     """
@@ -96,6 +106,8 @@ class ChunkResult:
     left_out: int
     mean_chunks: float
     columns: tuple[ChunkScores, ...]
+    general: Estimate | None
+    astray: Estimate | None
     cases: tuple[ChunkCase, ...] = field(repr=False)
     suite: str = "chunks"
 
@@ -178,35 +190,52 @@ class _Searcher:
         if len(chunks) < 2:
             return
         stored = self._library.add(_row(self._library, name, len(chunks)), passages_of(chunks))
-        keys = self._keys(chunks, self._head) if self._head is not None else None
+        keys = self._keys(document, chunks, self._head) if self._head is not None else None
+        places = len(keys.starts) if keys is not None else len(chunks)
         texts = [chunk.text.casefold() for chunk in chunks]
         for question in passage.questions:
             self._cancel.check()
-            holding = np.array([any(answer.casefold() in text for answer in question.answers) for text in texts])
+            holding = np.zeros(places, bool)
+            holding[: len(texts)] = [any(answer.casefold() in text for answer in question.answers) for text in texts]
             if holding.any():
-                for column, scores in self._scores(question, stored, len(chunks), keys).items():
+                for column, scores in self._scores(question.text, stored, places, keys).items():
                     rank = -1 if scores is None else _best_rank(scores, holding)
+                    astray = scores is not None and int(scores.argmax()) == len(chunks)
                     held = int(holding.sum())
-                    yield ChunkCase(passage.id, question.text, column, rank, len(chunks), held)
+                    yield ChunkCase(passage.id, question.text, column, rank, len(chunks), held, astray)
+        if keys is not None and places > len(chunks):
+            last = np.arange(places) == len(chunks)
+            for text in _general_questions():
+                self._cancel.check()
+                scores = self._scores(text, stored, places, keys)["both"]
+                assert scores is not None
+                yield ChunkCase(passage.id, text, GENERAL, _best_rank(scores, last), len(chunks), 1)
 
-    def _keys(self, chunks: Sequence[Chunk], head: SearchHead) -> ChunkKeys:
-        info, made = self._network.info, []
-        for chunk in chunks:
-            hidden = encode_chunk(self._engine, info, chunk.token_ids, self._cancel).hidden
-            made.append(head.keys(hidden))
+    def _keys(self, document: Document, chunks: Sequence[Chunk], head: SearchHead) -> ChunkKeys:
+        """Those of all chunks, and of the overview where the document has one."""
+        info = self._network.info
+        ids, _ = first_tokens(overview(document), self._engine.tokenize, info.chunk_tokens)
+        parts = [*(chunk.token_ids for chunk in chunks), *([ids] if len(ids) else [])]
+        made = [head.keys(encode_chunk(self._engine, info, part, self._cancel).hidden) for part in parts]
         return in_memory(head.question, info, made)
 
     def _scores(
-        self, question: Question, stored: AdapterInfo, chunks: int, keys: ChunkKeys | None
+        self, question: str, stored: AdapterInfo, places: int, keys: ChunkKeys | None
     ) -> dict[str, FloatArray | None]:
-        words = np.zeros(chunks, np.float32)
-        for (_, chunk), score in self._library.score_chunks(question.text, [stored.id]).items():
+        words = np.zeros(places, np.float32)
+        for (_, chunk), score in self._library.score_chunks(question, [stored.id]).items():
             words[chunk] = score
         found: dict[str, FloatArray | None] = {"any chunk": None, "words": words}
         if keys is not None:
-            alone = keys.scores(question.text, self._engine)
+            alone = keys.scores(question, self._engine)
             found |= {"keys": alone, "both": keys.beside_words(alone, words)}
         return found
+
+
+def _general_questions() -> list[str]:
+    """What is asked of documents as wholes, in words that overviews mostly do not have."""
+    text = resources.files("localhyper.evaluate").joinpath("general.txt").read_text(encoding="utf-8")
+    return text.splitlines()
 
 
 def _best_rank(scores: FloatArray, holding: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:
@@ -237,7 +266,15 @@ def _summarise(options: ChunkOptions, info: RunInfo, cases: tuple[ChunkCase, ...
         shares = [[_found(case, most) for case in own] for most in (1, FIRST)]
         columns.append(ChunkScores(name, *(bootstrap.mean(share) for share in shares)))
     mean_chunks = sum(case.chunks for case in ours) / len(ours)
-    return ChunkResult(options, info, len(numbers), len(ours), left_out, mean_chunks, tuple(columns), cases)
+    general = [case for case in cases if case.column == GENERAL and case.document in numbers]
+    asked = found = None
+    if general:
+        of_documents = ClusterBootstrap([numbers[case.document] for case in general], options.seed)
+        asked = of_documents.mean([float(case.rank == 0) for case in general])
+        found = bootstrap.mean([float(case.astray) for case in cases if case.column == COLUMNS[-1]])
+    return ChunkResult(
+        options, info, len(numbers), len(ours), left_out, mean_chunks, tuple(columns), asked, found, cases
+    )
 
 
 def _found(case: ChunkCase, most: int) -> float:

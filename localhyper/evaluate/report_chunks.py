@@ -31,7 +31,12 @@ def render_table(result: ChunkResult) -> RenderableType:
     for scores in result.columns:
         table.add_row(scores.name, bracket(scores.first, ".1f", 100), bracket(scores.among_three, ".1f", 100))
     run = result.run
+    overview = []
+    if result.general is not None and result.astray is not None:
+        asked, astray = bracket(result.general, ".1f", 100), bracket(result.astray, ".1f", 100)
+        overview = [f'questions like "What is it about?" find the overview in {asked} %, the others in {astray} %']
     lines = [
+        *overview,
         f"{result.left_out} questions were left out: no chunk spells their answer, or their document is a single chunk",
         "in brackets: 95 % confidence intervals",
         f"{run.base_name} {run.base_quantization}, hypernetwork {run.hypernetwork_name}, seed {result.options.seed}, "

@@ -63,10 +63,11 @@ class ReplyHead:
 
 
 def answered_by(chunk: ChosenChunk | None) -> dict[str, object]:
-    """A field of ours, which OpenAI's clients pass on: the chunk of a long document that answered, counted from 1."""
+    """A field of ours, which OpenAI's clients pass on: the chunk of a long document that answers; 0 = overview."""
     if chunk is None:
         return {}
-    return {"localhyper": {"adapter": chunk.name, "chunk": chunk.chunk + 1, "chunks": chunk.chunks}}
+    number = 0 if chunk.is_overview else chunk.chunk + 1
+    return {"localhyper": {"adapter": chunk.name, "chunk": number, "chunks": chunk.chunks}}
 
 
 def usage(stats: GenerationStats) -> dict[str, object]:

@@ -70,6 +70,7 @@ def test_the_chunk_that_a_question_is_about_answers_at_the_documents_strength(
         assert choice.uses == (AdapterUse(house.chunk_path(chunk), 0.5),), question
         assert choice.chunk == ChosenChunk("house", chunk, 3)
     assert str(ChosenChunk("house", 1, 3)) == "chunk 2 of 3 of house"
+    assert str(ChosenChunk("house", 3, 3)) == "the overview of house"
 
 
 def test_of_several_long_documents_the_best_chunk_answers_and_all_else_stays(

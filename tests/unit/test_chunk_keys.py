@@ -17,6 +17,7 @@ from localhyper.chunk_keys import MOST_QUESTION_TOKENS, QUESTION_FILE, keys_file
 from localhyper.database import Database
 from localhyper.engine import AdapterUse
 from localhyper.errors import AdapterError, Cancelled, HypernetworkError
+from localhyper.gguf_adapter import read_adapter
 from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork
 from localhyper.library import AdapterInfo, Library, chunk_folder
 from localhyper.pipeline import AttachOptions, attach_document
@@ -116,9 +117,9 @@ def test_attaching_leaves_keys_of_every_token_and_a_question_finds_its_chunk(
     library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
 ) -> None:
     info, engine = attached
-    assert info.chunk_files == 4
-    keys = read_keys(chunk_folder(info.path), 4)
-    assert keys is not None and keys.keys.shape == (60, 4)
+    assert (info.chunks, info.chunk_files) == (4, 5), "and the overview"
+    keys = read_keys(chunk_folder(info.path), 5)
+    assert keys is not None and keys.keys.shape == (60 + 16, 4)
     assert list(keys.starts[:3]) == [0, 16, 32]
     assert info.chunk_bytes == sum(file.stat().st_size for file in chunk_folder(info.path).iterdir())
     scores = keys.scores("x3 x9 x1", engine)
@@ -126,6 +127,17 @@ def test_attaching_leaves_keys_of_every_token_and_a_question_finds_its_chunk(
     assert scores[1] == pytest.approx(3 * 3.0 * np.log1p(np.exp(0.5)), rel=1e-2), "three words found in full"
     chosen = ChunkChooser(lambda: library)(["y5 y7"], [AdapterUse(info.path)], engine)
     assert chosen.chunk == ChosenChunk("words", 2, 4)
+
+
+def test_a_question_about_all_of_it_finds_the_overview_which_is_no_part_of_the_text(
+    library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
+) -> None:
+    info, engine = attached
+    choice = ChunkChooser(lambda: library)(["What is this document about?"], [AdapterUse(info.path)], engine)
+    assert choice.chunk is not None and choice.chunk.is_overview
+    assert choice.uses == (AdapterUse(info.chunk_path(4)),)
+    assert read_adapter(info.chunk_path(4))[1].name == "Words overview"
+    assert {passage.chunk for passage in library.passages(info.id)} == {0, 1, 2, 3}
 
 
 def test_without_a_word_in_common_keys_alone_decide(

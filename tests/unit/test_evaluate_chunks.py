@@ -70,6 +70,18 @@ def test_words_keys_and_both_are_measured_beside_blind_choice(tmp_path: Path, da
     assert all(scores.among_three.value == 1 for scores in result.columns), "of two chunks"
 
 
+def test_the_overview_is_a_chunk_that_holds_no_answer(tmp_path: Path, data: Path) -> None:
+    result = run(ChunkOptions(data), engine(), network(tmp_path))
+    general = [case for case in result.cases if case.column == "general"]
+    assert len({case.question for case in general}) >= 15 and {case.document for case in general} == {"1", "2", "3"}
+    # Tiny keys know whole words alone: questions with words of the overview's own find it.
+    assert result.general is not None and 0.3 < result.general.value < 1 and result.astray is not None
+    assert {case.rank for case in general if case.question == "Can you summarize this?"} != {0}
+    assert result.astray.value == sum(case.astray for case in result.cases if case.column == "both") / 4 == 0
+    without = run(ChunkOptions(data), engine(), network(tmp_path, head=False))
+    assert (without.general, without.astray) == (None, None)
+
+
 def test_contexts_of_a_title_become_one_document(tmp_path: Path, data: Path) -> None:
     result = run(ChunkOptions(data, joined=True), engine(), network(tmp_path))
     assert (result.documents, result.questions, result.left_out) == (1, 3, 1)
@@ -115,4 +127,5 @@ def test_the_result_is_shown_and_written(tmp_path: Path, data: Path) -> None:
         "both",
     ]
     write_cases(result, tmp_path / "cases.jsonl")
-    assert len((tmp_path / "cases.jsonl").read_text().splitlines()) == 16
+    rows = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
+    assert len([row for row in rows if row["column"] != "general"]) == 16
