@@ -35,6 +35,7 @@ class ChunkWriter:
     Attributes:
         folder: Made with the first file.
         rank: Rank budget of one of them.
+        first: Chunks before this one get keys alone: where there is one chunk, the document's adapter is its.
     """
 
     folder: Path
@@ -42,6 +43,7 @@ class ChunkWriter:
     document: Document
     base: BaseModelInfo
     hypernetwork: Hypernetwork
+    first: int = 0
 
     @property
     def has_keys(self) -> bool:
@@ -61,6 +63,8 @@ class ChunkWriter:
             AdapterError: The weights cannot be stored.
         """
         self._write_keys(chunk, activations)
+        if chunk.index < self.first:
+            return
         alone = DocumentSum(self.hypernetwork, self.rank)
         alone.add(weights, activations)
         result = alone.finish()
@@ -92,7 +96,7 @@ class ChunkWriter:
 
     def has(self, chunks: int) -> bool:
         """Whether the first `chunks` of them are there."""
-        return all(chunk_file(self.folder, chunk).is_file() for chunk in range(chunks))
+        return all(chunk_file(self.folder, chunk).is_file() for chunk in range(self.first, chunks))
 
     def move_to(self, folder: Path, chunks: int) -> int:
         """Give the folder, of so many files, its place beside the whole document's adapter; bytes of its files.

@@ -1,4 +1,4 @@
-"""Of long documents, the one chunk that a question is about answers, with the adapter it has of its own.
+"""Of documents, the one chunk that a question is about answers, with the adapter it has of its own.
 
 A chunk is found by what the base model makes of its tokens and the question's (`search_head`), where the hypernetwork
 learnt to compare them, and by the passage that shares most words with the question (BM25, as quotes are found), words
@@ -38,9 +38,12 @@ class ChunkChooser:
         self._recent: dict[tuple[str, CaptureSpec, str, Path], FloatArray] = {}
 
     def __call__(self, questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
-        """Replace the long documents among the adapters by the chunk of one of them that the question is about."""
-        long = self._long_documents(uses) if questions and uses else {}
-        best = self._best(questions, list(long.values()), engine)
+        """Replace the documents among the adapters by the chunk of one of them that the question is about.
+
+        Other documents of one chunk stay as they are.
+        """
+        searched = self._searched(uses) if questions and uses else {}
+        best = self._best(questions, list(searched.values()), engine)
         if best is None:
             return Choice(tuple(uses))
         info, chunk = best
@@ -48,11 +51,17 @@ class ChunkChooser:
         if not file.is_file():
             logger.warning("the adapter of chunk %d of `%s` is missing: %s", chunk + 1, info.name, file)
             return Choice(tuple(uses))
-        kept = [AdapterUse(file, use.scale) if use in long else use for use in uses if long.get(use, info) == info]
-        return Choice(tuple(kept), ChosenChunk(info.name, chunk, info.chunks))
+        kept = []
+        for use in uses:
+            of = searched.get(use)
+            if of == info:
+                kept.append(AdapterUse(file, use.scale))
+            elif of is None or of.chunks == 1:
+                kept.append(use)
+        return Choice(tuple(kept), ChosenChunk(info.name, chunk, info.chunks) if file != info.path else None)
 
-    def _long_documents(self, uses: Sequence[AdapterUse]) -> dict[AdapterUse, AdapterInfo]:
-        """Those of the adapters in force whose chunks have adapters of their own."""
+    def _searched(self, uses: Sequence[AdapterUse]) -> dict[AdapterUse, AdapterInfo]:
+        """Those of the adapters in force whose chunks, or whose overview, have adapters of their own."""
         known = {info.path: info for info in self._library().list() if info.chunk_files}
         return {use: known[use.path] for use in uses if use.path in known and use.scale != 0}
 

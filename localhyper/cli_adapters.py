@@ -80,6 +80,10 @@ def _text(bench: Workbench, info: AdapterInfo) -> str:
     return text
 
 
+def _adapters(info: AdapterInfo) -> str:
+    return "the overview's adapter" if info.chunks == 1 else f"{info.chunk_files} adapters"
+
+
 def _folder(info: AdapterInfo) -> str:
     """Of its chunks' adapters."""
     folder = chunk_folder(info.path)
@@ -96,7 +100,7 @@ def _show(info: AdapterInfo) -> None:
         ("tokens", f"{info.tokens:,} in {chunks(info.chunks)}" if info.tokens else ""),
         (
             "chunks",
-            f"{info.chunk_files} adapters, {size(info.chunk_bytes)}, {_folder(info)}" if info.chunk_files else "",
+            f"{_adapters(info)}, {size(info.chunk_bytes)}, {_folder(info)}" if info.chunk_files else "",
         ),
         ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept"),
         ("base", f"{info.base_name} ({info.base_fingerprint})"),

@@ -22,7 +22,7 @@ from localhyper.cli_options import (
     file_or_name,
     open_workbench,
 )
-from localhyper.cli_output import chunks, note, put, put_json, seconds, size, stage_times, stop_on_signals
+from localhyper.cli_output import beside, chunks, note, put, put_json, seconds, size, stage_times, stop_on_signals
 from localhyper.errors import ConfigError, LocalHyperError, SourceError
 from localhyper.jobs import JobRequest
 from localhyper.progress import CancelToken
@@ -125,7 +125,7 @@ def _show(report: Report) -> None:
             f"{adapter.energy_kept:.1%} of the energy kept, {size(adapter.size_bytes)}"
         )
         if adapter.chunk_files:
-            note(f"and an adapter of each chunk, {size(adapter.chunk_bytes)} together")
+            note(beside(adapter.chunks, adapter.chunk_bytes))
         again = f", {chunks(result.resumed_chunks)} kept from before" if result.resumed_chunks else ""
         note(f"made in {seconds(report.attached.seconds)}{again}: {stage_times(_timings(report))}")
     put(str(adapter.path))

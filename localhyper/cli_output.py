@@ -201,6 +201,13 @@ def chunks(number: int) -> str:
     return "1 chunk" if number == 1 else f"{number:,} chunks"
 
 
+def beside(chunks: int, size_bytes: int) -> str:
+    """The adapters beside that of a document of so many chunks, for people."""
+    if chunks == 1:
+        return f"and one of its overview, {size(size_bytes)}"
+    return f"and an adapter of each chunk, {size(size_bytes)} together"
+
+
 def stage_times(timings: Mapping[str, float]) -> str:
     """Stages with their durations, in one line."""
     return ", ".join(f"{stage} {seconds(value)}" for stage, value in timings.items())

@@ -13,7 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from localhyper.chat import ChatSession
-from localhyper.cli_output import ProgressView, chunks, seconds, size, stage_times
+from localhyper.cli_output import ProgressView, beside, chunks, seconds, size, stage_times
 from localhyper.engine import AdapterUse
 from localhyper.errors import ConfigError
 from localhyper.jobs import JobRequest
@@ -88,7 +88,7 @@ def _show_adapter(attached: Attached, put: Print) -> None:
     put(f"adapter         {adapter.name}: rank {adapter.rank}, {size(adapter.size_bytes)}, "
         f"{adapter.energy_kept:.1%} of the energy kept")  # fmt: skip
     if adapter.chunk_files:
-        put(f"                and an adapter of each chunk, {size(adapter.chunk_bytes)} together")
+        put(f"                {beside(adapter.chunks, adapter.chunk_bytes)}")
     put(f"                {'attached before, nothing to do' if result.reused else made}")
     put(f"file            {adapter.path}")
 

@@ -51,7 +51,7 @@ class AdapterInfo:
         size_bytes: Size of the file.
         made_at: ISO 8601 in UTC.
         notes: What was left out of the document and why.
-        chunk_files: Adapters of single chunks beside it, one a chunk, and one of an overview after them; 0 = none.
+        chunk_files: Adapters of single chunks, one a chunk, and one of an overview after them; 0 = none.
         chunk_bytes: Size of their files together.
     """
 
@@ -83,8 +83,8 @@ class AdapterInfo:
         return self.size_bytes + self.chunk_bytes
 
     def chunk_path(self, chunk: int) -> Path:
-        """The adapter file of one chunk, from 0; meaningful where `chunk_files` is not 0."""
-        return chunk_file(chunk_folder(self.path), chunk)
+        """The adapter file of one chunk, from 0, or of the overview; meaningful where `chunk_files` is not 0."""
+        return self.path if chunk < self.chunks == 1 else chunk_file(chunk_folder(self.path), chunk)
 
     @property
     def usable(self) -> bool:

@@ -206,19 +206,24 @@ class _Attach:
 
     def generate(self, chunks: Sequence[Chunk]) -> int:
         """Sum all chunks' adapters and write those beside; how many of them an earlier run had done."""
-        work = self._work_key(chunks)
-        if len(chunks) == 1:
+        work, single = self._work_key(chunks), len(chunks) == 1
+        if single:
             self._makes = self._hypernetwork.alone
             self._sum = DocumentSum(self._makes, self._rank)
-        elif self._options.chunk_rank:
+        if rank := self._options.chunk_rank:
             folder, alone = self._library.unfinished_folder(work), self._hypernetwork.alone
-            self._beside = ChunkWriter(folder, self._options.chunk_rank, self._document, self._engine.info, alone)
+            beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, int(single))
+            self._beside = beside if beside.has_keys or not single else None
         if self._options.cache_dir is not None:
             self._checkpoint = CheckpointFile(self._options.cache_dir, work)
         done = self._resumed(len(chunks))
         self._each_chunk(chunks, done)
         if self._beside is not None:
-            self._beside_files = len(chunks) + self._write_overview(self._beside, len(chunks))
+            written = self._write_overview(self._beside, len(chunks))
+            self._beside_files = len(chunks) + written
+            if single and not written:
+                self._beside.remove()
+                self._beside = None
         return done
 
     def _write_overview(self, beside: ChunkWriter, chunks: int) -> int:

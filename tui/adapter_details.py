@@ -35,6 +35,8 @@ def details(info: AdapterInfo, fits: str, task: str = "") -> list[tuple[str, str
 
 
 def _chunk_adapters(info: AdapterInfo) -> str:
+    if info.chunks == 1:
+        return f"one, and an overview ({size_text(info.chunk_bytes)}) that says what it is about"
     return f"an adapter of each, {size_text(info.chunk_bytes)}; a question is answered by the one it is about"
 
 

@@ -69,7 +69,8 @@ def replies(bench: Workbench, cases: int) -> dict[str, list[Reply]]:
     return found
 
 
-def _share(flags: Sequence[bool]) -> str:
+def share(flags: Sequence[bool]) -> str:
+    """A share in per cent with its interval."""
     interval = wilson(sum(flags), len(flags))
     return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
 
@@ -89,7 +90,7 @@ def main(cases: int = CASES) -> int:
     print("|---|---|---|---|")
     for name, given in found.items():
         cells = ([r.right for r in given], [r.alone for r in given], [r.both for r in given])
-        print(f"| {name} | {' | '.join(map(_share, cells))} |")
+        print(f"| {name} | {' | '.join(map(share, cells))} |")
     return 0
 
 

@@ -140,6 +140,48 @@ def test_a_question_about_all_of_it_finds_the_overview_which_is_no_part_of_the_t
     assert {passage.chunk for passage in library.passages(info.id)} == {0, 1, 2, 3}
 
 
+def test_documents_of_one_chunk_have_overviews_and_stay_in_force_beside_each_other(
+    tmp_path: Path, library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
+) -> None:
+    long, engine = attached
+    net = network(tmp_path, "again.onnx")
+    one, two = (
+        attach(library, net, engine, [f"{letter}{n}" for n in range(count)]) for letter, count in (("a", 9), ("b", 10))
+    )
+    for info in (one, two):
+        assert (info.chunks, info.chunk_files) == (1, 2) and info.chunk_path(0) == info.path
+        assert {file.name for file in chunk_folder(info.path).iterdir()} == {
+            "00000.npy", "00001.npy", "00001.gguf", "question.npz",
+        }  # fmt: skip
+    uses = [AdapterUse(one.path), AdapterUse(two.path, 0.5), AdapterUse(long.path)]
+    choose = ChunkChooser(lambda: library)
+    about_two = choose(["b3 b4"], uses, engine)
+    assert (about_two.uses, about_two.chunk) == (tuple(uses[:2]), None), "the long document is not asked"
+    about_long = choose(["x3 x9"], uses, engine)
+    assert about_long.uses == (*uses[:2], AdapterUse(long.chunk_path(1)))
+    general = choose(["What is this document about?"], uses[:2], engine)
+    assert general.chunk is not None and str(general.chunk) == f"the overview of {one.name}"
+    assert general.uses == (AdapterUse(one.chunk_path(1)), uses[1])
+
+
+def test_what_has_no_letters_has_nothing_beside_its_adapter(tmp_path: Path, library: Library) -> None:
+    document = Document("2026", "12 34 56", "txt", "2" * 64)
+    info = attach_document(document, ScriptedEngine(), network(tmp_path), library).adapter
+    assert (info.chunks, info.chunk_files) == (1, 0) and not chunk_folder(info.path).exists()
+    assert not list((tmp_path / "adapters").glob(".unfinished/*"))
+
+
+def test_a_run_that_is_stopped_at_the_overview_goes_on_with_it(tmp_path: Path, library: Library) -> None:
+    token, net = CancelToken(), network(tmp_path)
+    document, options = Document("Words", " ".join(WORDS), "txt", "1" * 64), AttachOptions(cache_dir=tmp_path / "cache")
+    engine = ScriptedEngine(on_encode=lambda done: token.cancel() if done == 4 else None)
+    with pytest.raises(Cancelled):
+        attach_document(document, engine, net, library, options, cancel=token)
+    result = attach_document(document, ScriptedEngine(), net, library, options)
+    assert (result.resumed_chunks, result.adapter.chunk_files) == (4, 5)
+    assert read_keys(chunk_folder(result.adapter.path), 5) is not None
+
+
 def test_without_a_word_in_common_keys_alone_decide(
     library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
 ) -> None:

@@ -1,0 +1,77 @@
+"""`python -m tests.benchmarks.overviews SET [DOCUMENTS]`: what documents with titles say that they are about.
+
+A reply is right that has the title's words, one after the other; nothing else in a question or prompt has them.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+
+from localhyper.chunk_choice import whole
+from localhyper.config import Config, load_config
+from localhyper.engine import AdapterUse
+from localhyper.errors import LocalHyperError
+from localhyper.evaluate.columns import ask, make_document
+from localhyper.evaluate.metrics import holds_value
+from localhyper.evaluate.reading_set import Passage, read_reading_set
+from localhyper.paths import get_paths
+from localhyper.progress import CancelToken
+from localhyper.registry import load_registry
+from localhyper.workbench import Workbench
+from tests.benchmarks.together import share
+
+QUESTIONS = ("What is this document about?", "What is it about?", "Summarize this document.", "Give me an overview.")
+DOCUMENTS, REPLY, MOST_CHARACTERS = 20, 40, 20_000
+COLUMNS = ("no adapter", "all chunks at once", "as in `ask`")
+
+
+def titled(path: Path, count: int) -> list[Passage]:
+    """Passages of different titles, with spaces for underscores in them."""
+    passages = [p for p in read_reading_set(path) if p.title and len(p.text) <= MOST_CHARACTERS]
+    random.Random(0).shuffle(passages)
+    by_title = {p.title.replace("_", " "): p for p in passages}
+    return [replace(p, title=title) for title, p in list(by_title.items())[:count]]
+
+
+def replies(bench: Workbench, passages: Sequence[Passage]) -> dict[str, list[bool]]:
+    """Column to whether the reply to each question on each document names it."""
+    engine, found = bench.engine(), dict[str, list[bool]]({name: [] for name in COLUMNS})
+    for number, passage in enumerate(track(passages, "asking", console=Console(stderr=True))):
+        document = make_document(passage.title, passage.text)
+        uses = (AdapterUse(bench.attach(document, bench.options(f"document-{number}")).result.adapter.path),)
+        for question in QUESTIONS:
+            asked = ((), whole([question], uses, engine).uses, bench.choose([question], uses, engine).uses)
+            for name, chosen in zip(COLUMNS, asked, strict=True):
+                engine.set_adapters(chosen)
+                found[name].append(holds_value(ask(engine, question, REPLY, CancelToken()), passage.title))
+    return found
+
+
+def main(path: Path, documents: int = DOCUMENTS) -> int:
+    """Print the table; the exit code."""
+    base = load_registry().find_base(Config().base.name)
+    config = load_config(get_paths().config_file)
+    try:
+        passages = titled(path, documents)
+        with tempfile.TemporaryDirectory(prefix="localhyper-overviews-") as folder:
+            with Workbench(get_paths(Path(folder)).create(), config, base=str(base)) as bench:
+                found = replies(bench, passages)
+    except LocalHyperError as error:
+        print(f"error: {error.message}", error.hint, sep="\n", file=sys.stderr)
+        return error.exit_code
+    print(f"| {len(QUESTIONS)} questions on each of {len(passages)} documents | replies with the title, % |\n|---|---|")
+    for name, flags in found.items():
+        print(f"| {name} | {share(flags)} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1]), *map(int, sys.argv[2:3])))
