@@ -64,6 +64,12 @@ class Asked:
         return message_for("context", self.question, self.passage)
 
 
+def passage_of(tokenizer: Tokenizer, text: str) -> str:
+    """A text, or what one chunk holds of it."""
+    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    return text if len(ids) <= PASSAGE else str(tokenizer.decode(ids[:PASSAGE]))
+
+
 def passages(tokenizer: Tokenizer, data: Path, sets: Sequence[str], count: int, rng: random.Random) -> Iterator[str]:
     """Different contexts of the sets, each set as often as the others while it lasts, cut to one chunk."""
     contexts = [[str(row["context"]) for row in read_rows(data / name)] for name in sets]
@@ -74,8 +80,7 @@ def passages(tokenizer: Tokenizer, data: Path, sets: Sequence[str], count: int, 
         if not contexts:
             return
         text = rng.choice(contexts).pop()
-        ids = tokenizer.encode(text, add_special_tokens=False).ids
-        yield text if len(ids) <= PASSAGE else str(tokenizer.decode(ids[:PASSAGE]))
+        yield passage_of(tokenizer, text)
 
 
 def topics(passage: str) -> list[str]:

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 from localhyper.errors import LocalHyperError
 from localhyper.export.command_line import refuse
 from localhyper.export.data_files import END_MARKER, read_rows, write_rows
-from localhyper.export.own_summaries import PASSAGE, WORD, Asked, rows
+from localhyper.export.own_summaries import WORD, Asked, passage_of, rows
 from localhyper.export.packaged import packaged_table
 from localhyper.export.texts import split_sentences
 from localhyper.export.tokenizer import load_tokenizer
@@ -129,8 +129,7 @@ def sound_pairs(
     """Questions on different passages, with answers that what one chunk holds of the text bears out."""
     pairs: dict[str, list[tuple[Asked, str]]] = {}
     for one in found:
-        ids = tokenizer.encode(one.text, add_special_tokens=False).ids
-        passage = one.text if len(ids) <= PASSAGE else str(tokenizer.decode(ids[:PASSAGE]))
+        passage = passage_of(tokenizer, one.text)
         if passage not in pairs and borne_out(passage, one.summary):
             pairs[passage] = list(asked(rng, one, passage, each))
     return [pair for some in pairs.values() for pair in some]

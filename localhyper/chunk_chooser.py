@@ -66,27 +66,27 @@ class ChunkChooser:
         return {use: known[use.path] for use in uses if use.path in known and use.scale != 0}
 
     def _best(
-        self, questions: Sequence[str], long: Sequence[AdapterInfo], engine: Engine
+        self, questions: Sequence[str], documents: Sequence[AdapterInfo], engine: Engine
     ) -> tuple[AdapterInfo, int] | None:
         """The document and its chunk that have most to do with the question; None where none has."""
-        if not long:
+        if not documents:
             return None
-        keys = _keys(long, engine)
-        scores = self._scores(questions[-1], long, keys, engine)
+        keys = _keys(documents, engine)
+        scores = self._scores(questions[-1], documents, keys, engine)
         if len(questions) > 1:
-            for place, score in self._scores(questions[-2], long, keys, engine).items():
+            for place, score in self._scores(questions[-2], documents, keys, engine).items():
                 scores[place] = scores.get(place, 0.0) + EARLIER_WEIGHT * score
         if not scores:
             return None
         # Of equals, the first chunk of the document that was named first.
         number, chunk = max(scores, key=lambda place: (scores[place], -place[0], -place[1]))
-        return long[number], chunk
+        return documents[number], chunk
 
     def _scores(
-        self, question: str, long: Sequence[AdapterInfo], keys: Sequence[ChunkKeys], engine: Engine
+        self, question: str, documents: Sequence[AdapterInfo], keys: Sequence[ChunkKeys], engine: Engine
     ) -> dict[Place, float]:
         """What chunks have to do with a question: (number of the document, chunk) to a score, without keys by words."""
-        numbers = {info.id: number for number, info in enumerate(long)}
+        numbers = {info.id: number for number, info in enumerate(documents)}
         found = self._library().score_chunks(question, list(numbers))
         words = {(numbers[identity], chunk): score for (identity, chunk), score in found.items()}
         if not keys:
@@ -108,10 +108,10 @@ class ChunkChooser:
         return self._recent[key]
 
 
-def _keys(long: Sequence[AdapterInfo], engine: Engine) -> list[ChunkKeys]:
+def _keys(documents: Sequence[AdapterInfo], engine: Engine) -> list[ChunkKeys]:
     """Search keys of all these documents; none where one lacks them: scores must compare."""
     keys = []
-    for info in long:
+    for info in documents:
         found = read_keys(chunk_folder(info.path), info.chunk_files)
         if found is None or not found.fits(engine.info):
             return []

@@ -210,32 +210,26 @@ class _Attach:
         if single:
             self._makes = self._hypernetwork.alone
             self._sum = DocumentSum(self._makes, self._rank)
+        said = ""
         if rank := self._options.chunk_rank:
             folder, alone = self._library.unfinished_folder(work), self._hypernetwork.alone
             beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, int(single))
-            self._beside = beside if beside.has_keys or not single else None
+            # No words of it are searched, so only keys can choose it.
+            said = overview(self._document) if beside.has_keys else ""
+            self._beside = beside if said or not single else None
         if self._options.cache_dir is not None:
             self._checkpoint = CheckpointFile(self._options.cache_dir, work)
         done = self._resumed(len(chunks))
         self._each_chunk(chunks, done)
         if self._beside is not None:
-            written = self._write_overview(self._beside, len(chunks))
-            self._beside_files = len(chunks) + written
-            if single and not written:
-                self._beside.remove()
-                self._beside = None
+            self._beside_files = len(chunks) + bool(said)
+            if said:
+                self._write_overview(self._beside, len(chunks), said)
         return done
 
-    def _write_overview(self, beside: ChunkWriter, chunks: int) -> int:
-        """Write the adapter of what the document says of itself, after its chunks'; how many that are, 0 or 1.
-
-        It has no part in the whole, and no words that are searched, so only keys can choose it.
-        """
-        most = self._hypernetwork.info.chunk_tokens
-        text = overview(self._document) if beside.has_keys else ""
-        ids, _ = first_tokens(text, self._engine.tokenize, most) if text else (np.empty(0, np.int32), False)
-        if not len(ids):
-            return 0
+    def _write_overview(self, beside: ChunkWriter, chunks: int, text: str) -> None:
+        """Write the adapter of what the document says of itself, after its chunks'; it has no part in the whole."""
+        ids, _ = first_tokens(text, self._engine.tokenize, self._hypernetwork.info.chunk_tokens)
         end = len(self._document.text)
         chunk = Chunk(chunks, ids, text, end, end)
         try:
@@ -245,7 +239,6 @@ class _Attach:
             raise
         with self._timed("chunk_adapters"):
             beside.write(chunk, beside.hypernetwork.generate(activations, 1), activations, "overview")
-        return 1
 
     def _resumed(self, chunks: int) -> int:
         """Take up what an earlier run left, where all of it is there; the chunks it had done."""

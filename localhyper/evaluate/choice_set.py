@@ -95,6 +95,12 @@ def sample_choices(paths: Sequence[Path], limit: int, seed: int) -> list[ChoiceQ
     return mixed
 
 
+def packaged_lines(name: str) -> list[str]:
+    """Lines of a text file in the package that are not empty."""
+    text = resources.files("localhyper.evaluate").joinpath(name).read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
 def read_prompts(path: Path | None) -> list[str]:
     """Chat prompts, each once: lines of text, or the `question` of JSON objects; None = the list in the package.
 
@@ -102,8 +108,7 @@ def read_prompts(path: Path | None) -> list[str]:
         ConfigError: The file is missing, damaged or empty, or an object has no question.
     """
     if path is None:
-        text = resources.files("localhyper.evaluate").joinpath("chat_prompts.txt").read_text(encoding="utf-8")
-        return [line.strip() for line in text.splitlines() if line.strip()]
+        return packaged_lines("chat_prompts.txt")
     prompts = [_prompt(path, number, line) for number, line in read_lines(path)]
     if not prompts:
         raise ConfigError(f"prompt file `{path}` holds no prompts", _PROMPT_HINT)

@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from localhyper.chunk_keys import ChunkKeys, in_memory
 from localhyper.chunking import Chunk, first_tokens, split_document
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
+from localhyper.evaluate.choice_set import packaged_lines
 from localhyper.evaluate.columns import Reporter, RunInfo, library_in, make_document, run_info
 from localhyper.evaluate.intervals import ClusterBootstrap, Estimate
 from localhyper.evaluate.reading_set import Passage, read_reading_set, sample_questions
@@ -180,6 +180,7 @@ class _Searcher:
     def __init__(self, engine: Engine, hypernetwork: Hypernetwork, library: Library, cancel: CancelToken) -> None:
         self._engine, self._library, self._cancel = engine, library, cancel
         self._network, self._head = hypernetwork, hypernetwork.alone.search_head()
+        self._general = packaged_lines("general.txt")
 
     def cases(self, passage: Passage, name: str) -> Iterator[ChunkCase]:
         """All questions in all columns; none where the document is a single chunk."""
@@ -205,7 +206,7 @@ class _Searcher:
                     yield ChunkCase(passage.id, question.text, column, rank, len(chunks), held, astray)
         if keys is not None and places > len(chunks):
             last = np.arange(places) == len(chunks)
-            for text in _general_questions():
+            for text in self._general:
                 self._cancel.check()
                 scores = self._scores(text, stored, places, keys)["both"]
                 assert scores is not None
@@ -230,12 +231,6 @@ class _Searcher:
             alone = keys.scores(question, self._engine)
             found |= {"keys": alone, "both": keys.beside_words(alone, words)}
         return found
-
-
-def _general_questions() -> list[str]:
-    """What is asked of documents as wholes, in words that overviews mostly do not have."""
-    text = resources.files("localhyper.evaluate").joinpath("general.txt").read_text(encoding="utf-8")
-    return text.splitlines()
 
 
 def _best_rank(scores: FloatArray, holding: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import random
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +15,13 @@ from rich.console import Console
 from rich.progress import track
 
 from localhyper.chunk_choice import whole
-from localhyper.config import Config, load_config
 from localhyper.engine import AdapterUse
-from localhyper.errors import LocalHyperError
 from localhyper.evaluate.columns import ask, make_document
 from localhyper.evaluate.metrics import holds_value
 from localhyper.evaluate.reading_set import Passage, read_reading_set
-from localhyper.paths import get_paths
 from localhyper.progress import CancelToken
-from localhyper.registry import load_registry
 from localhyper.workbench import Workbench
-from tests.benchmarks.together import share
+from tests.benchmarks.shipped import on_shipped_models, share
 
 QUESTIONS = ("What is this document about?", "What is it about?", "Summarize this document.", "Give me an overview.")
 DOCUMENTS, REPLY, MOST_CHARACTERS = 20, 40, 20_000
@@ -55,22 +50,18 @@ def replies(bench: Workbench, passages: Sequence[Passage]) -> dict[str, list[boo
     return found
 
 
-def main(path: Path, documents: int = DOCUMENTS) -> int:
-    """Print the table; the exit code."""
-    base = load_registry().find_base(Config().base.name)
-    config = load_config(get_paths().config_file)
-    try:
-        passages = titled(path, documents)
-        with tempfile.TemporaryDirectory(prefix="localhyper-overviews-") as folder:
-            with Workbench(get_paths(Path(folder)).create(), config, base=str(base)) as bench:
-                found = replies(bench, passages)
-    except LocalHyperError as error:
-        print(f"error: {error.message}", error.hint, sep="\n", file=sys.stderr)
-        return error.exit_code
+def report(bench: Workbench, path: Path, documents: int) -> None:
+    """Measure, and print the table."""
+    passages = titled(path, documents)
+    found = replies(bench, passages)
     print(f"| {len(QUESTIONS)} questions on each of {len(passages)} documents | replies with the title, % |\n|---|---|")
     for name, flags in found.items():
         print(f"| {name} | {share(flags)} |")
-    return 0
+
+
+def main(path: Path, documents: int = DOCUMENTS) -> int:
+    """Print the table; the exit code."""
+    return on_shipped_models(lambda bench: report(bench, path, documents))
 
 
 if __name__ == "__main__":

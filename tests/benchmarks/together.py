@@ -7,27 +7,20 @@ a sentence; the task's alone answers in a word and knows nothing; both should an
 from __future__ import annotations
 
 import sys
-import tempfile
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from localhyper.config import Config, load_config
 from localhyper.engine import AdapterUse
-from localhyper.errors import LocalHyperError
 from localhyper.evaluate.columns import ask
 from localhyper.evaluate.haystack import HaystackMaker, read_sentences
-from localhyper.evaluate.intervals import wilson
 from localhyper.evaluate.metrics import holds_value
 from localhyper.jobs import JobRequest
-from localhyper.paths import get_paths
 from localhyper.progress import CancelToken
-from localhyper.registry import load_registry
 from localhyper.task_pipeline import task_document
 from localhyper.workbench import Workbench
+from tests.benchmarks.shipped import on_shipped_models, share
 
 TASK = "Answer the question with one word only."
 CASES, TOKENS, REPLY = 40, 256, 32
@@ -69,29 +62,19 @@ def replies(bench: Workbench, cases: int) -> dict[str, list[Reply]]:
     return found
 
 
-def share(flags: Sequence[bool]) -> str:
-    """A share in per cent with its interval."""
-    interval = wilson(sum(flags), len(flags))
-    return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
-
-
-def main(cases: int = CASES) -> int:
-    """Print the table; the exit code."""
-    base = load_registry().find_base(Config().base.name)  # may lie in the user's home; what is made here does not
-    config = load_config(get_paths().config_file)
-    try:
-        with tempfile.TemporaryDirectory(prefix="localhyper-together-") as folder:
-            with Workbench(get_paths(Path(folder)).create(), config, base=str(base)) as bench:
-                found = replies(bench, cases)
-    except LocalHyperError as error:
-        print(f"error: {error.message}", error.hint, sep="\n", file=sys.stderr)
-        return error.exit_code
+def report(bench: Workbench, cases: int) -> None:
+    """Measure, and print the table."""
+    found = replies(bench, cases)
     print(f"| {cases} documents of {TOKENS} tokens | right value, % | one word, % | the right value and no more, % |")
     print("|---|---|---|---|")
     for name, given in found.items():
         cells = ([r.right for r in given], [r.alone for r in given], [r.both for r in given])
         print(f"| {name} | {' | '.join(map(share, cells))} |")
-    return 0
+
+
+def main(cases: int = CASES) -> int:
+    """Print the table; the exit code."""
+    return on_shipped_models(lambda bench: report(bench, cases))
 
 
 if __name__ == "__main__":
