@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from localhyper.chunk_choice import Choose, ChosenChunk, whole
+from localhyper.chunk_choice import NOTHING, Choice, Choose, whole
 from localhyper.engine import AdapterUse, ChatMessage, Engine, Piece, Sampling
 from localhyper.errors import ContextError
 from localhyper.progress import CancelToken
@@ -42,7 +42,7 @@ class ChatSession:
         self._messages: list[ChatMessage] = []
         self._forgotten = 0
         self._choose = choose
-        self._chunk: ChosenChunk | None = None
+        self._choice = NOTHING
 
     @property
     def messages(self) -> tuple[ChatMessage, ...]:
@@ -55,9 +55,9 @@ class ChatSession:
         return self._adapters
 
     @property
-    def chunk(self) -> ChosenChunk | None:
-        """The chunk of a long document that answered the last question; None where whole adapters did."""
-        return self._chunk
+    def choice(self) -> Choice:
+        """What answered the last question, of the conversation's adapters."""
+        return self._choice
 
     @property
     def forgotten(self) -> int:
@@ -92,7 +92,7 @@ class ChatSession:
         asked = [message.content for message in self._messages if message.role == "user"]
         choice = self._choose([*asked, text], self._adapters, self._engine)
         self._engine.set_adapters(choice.uses)  # always: a file may have been made anew; the same set costs nothing
-        self._chunk = choice.chunk
+        self._choice = choice
         prompt, room = self._fit(question)
         sampling = replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room))
         return self._stream(question, self._engine.generate(prompt, sampling, cancel=cancel))

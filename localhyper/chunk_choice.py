@@ -42,11 +42,27 @@ class ChosenChunk:
 
 @dataclass(frozen=True)
 class Choice:
-    """The adapters that answer a question, and the chunk among them; None = no document was cut down to one."""
+    """The adapters that answer a question.
+
+    Attributes:
+        uses: Them.
+        chunk: The chunk among them; None = no document was cut down to one.
+        left_out: Names of the documents that are not asked because the question is about none of them; empty where
+            one is asked.
+    """
 
     uses: tuple[AdapterUse, ...]
     chunk: ChosenChunk | None = None
+    left_out: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        """What was chosen, for people; empty where nothing was."""
+        if len(self.left_out) > 1:
+            return f"about none of the {len(self.left_out)} documents"
+        return f"not about {self.left_out[0]}" if self.left_out else str(self.chunk or "")
+
+
+NOTHING = Choice(())
 
 Choose = Callable[[Sequence[str], Sequence[AdapterUse], Engine], Choice]
 """From the questions of a conversation, the new one last, its adapters, and the base model, to those that answer."""

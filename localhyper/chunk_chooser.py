@@ -3,14 +3,16 @@
 A chunk is found by what the base model makes of its tokens and the question's (`search_head`), where the hypernetwork
 learnt to compare them, and by the passage that shares most words with the question (BM25, as quotes are found), words
 weighed down where they are common. What a document says of itself as a whole (`overview`) is one chunk more. One
-answers, because two at once answered worse (docs/decisions/0018). Where there are no keys to compare and no chunk
-shares a word with the question, whole documents answer.
+answers, because two at once answered worse (docs/decisions/0018), and none where the question is about no document
+(docs/decisions/0021). Where there are no keys to compare and no chunk shares a word with the question, whole documents
+answer.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +23,7 @@ from localhyper.engine import AdapterUse, CaptureSpec, Engine
 from localhyper.library import AdapterInfo, Library, chunk_folder
 from localhyper.lora import FloatArray
 
-Place = tuple[int, int]  # number of a document among those attached, and of a chunk in it
+Place = tuple[int, int]  # id of a document in the library, and number of a chunk in it
 
 # A follow-up like "And when?" has only common words of its own; a new question's rare words outweigh the old one's.
 EARLIER_WEIGHT = 0.3
@@ -29,74 +31,100 @@ RECENT = 16  # questions whose activations are kept
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Rated:
+    """What a document has to do with the last questions of a conversation.
+
+    Attributes:
+        info: The document.
+        scores: Number of a chunk to its score; without keys only of those that share a word.
+        related: Whether the questions are about it; without keys nobody knows, and it counts as such.
+    """
+
+    info: AdapterInfo
+    scores: Mapping[int, float]
+    related: bool = True
+
+    @property
+    def best(self) -> int:
+        """The best chunk; of equals, the first one."""
+        return max(self.scores, key=lambda chunk: (self.scores[chunk], -chunk))
+
+
 class ChunkChooser:
     """The `Choose` of a library."""
 
-    def __init__(self, library: Callable[[], Library]) -> None:
-        """`library` is asked for when first needed."""
-        self._library = library
+    def __init__(self, library: Callable[[], Library], *, only_related: bool = True) -> None:
+        """`library` is asked for when first needed; `only_related` leaves out documents that nothing is asked about."""
+        self._library, self._only_related = library, only_related
         self._recent: dict[tuple[str, CaptureSpec, str, Path], FloatArray] = {}
 
     def __call__(self, questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
         """Replace the documents among the adapters by the chunk of one of them that the question is about.
 
-        Other documents of one chunk stay as they are.
+        Other documents of one chunk stay as they are, if it is about them, too.
         """
         searched = self._searched(uses) if questions and uses else {}
-        best = self._best(questions, list(searched.values()), engine)
-        if best is None:
+        rated = self._rated(questions, list(searched.values()), engine) if searched else []
+        asked = [one for one in rated if one.related]
+        if rated and not asked:
+            left_out = tuple(one.info.name for one in rated)
+            return Choice(tuple(use for use in uses if use not in searched), left_out=left_out)
+        found = [one for one in asked if one.scores]
+        if not found:
             return Choice(tuple(uses))
-        info, chunk = best
-        file = info.chunk_path(chunk)
+        first = max(found, key=lambda one: one.scores[one.best])  # of equals, the document that was named first
+        file = first.info.chunk_path(first.best)
         if not file.is_file():
-            logger.warning("the adapter of chunk %d of `%s` is missing: %s", chunk + 1, info.name, file)
+            logger.warning("the adapter of chunk %d of `%s` is missing: %s", first.best + 1, first.info.name, file)
             return Choice(tuple(uses))
+        beside = {one.info.id for one in asked if one.info.chunks == 1} - {first.info.id}
         kept = []
         for use in uses:
             of = searched.get(use)
-            if of == info:
-                kept.append(AdapterUse(file, use.scale))
-            elif of is None or of.chunks == 1:
+            if of is None or of.id in beside:
                 kept.append(use)
-        return Choice(tuple(kept), ChosenChunk(info.name, chunk, info.chunks) if file != info.path else None)
+            elif of.id == first.info.id:
+                kept.append(AdapterUse(file, use.scale))
+        chunk = ChosenChunk(first.info.name, first.best, first.info.chunks) if file != first.info.path else None
+        return Choice(tuple(kept), chunk)
 
     def _searched(self, uses: Sequence[AdapterUse]) -> dict[AdapterUse, AdapterInfo]:
         """Those of the adapters in force whose chunks, or whose overview, have adapters of their own."""
         known = {info.path: info for info in self._library().list() if info.chunk_files}
         return {use: known[use.path] for use in uses if use.path in known and use.scale != 0}
 
-    def _best(
-        self, questions: Sequence[str], documents: Sequence[AdapterInfo], engine: Engine
-    ) -> tuple[AdapterInfo, int] | None:
-        """The document and its chunk that have most to do with the question; None where none has."""
-        if not documents:
-            return None
+    def _rated(self, questions: Sequence[str], documents: Sequence[AdapterInfo], engine: Engine) -> list[_Rated]:
+        """All documents, by the last question, and by the one before it for less."""
         keys = _keys(documents, engine)
-        scores = self._scores(questions[-1], documents, keys, engine)
-        if len(questions) > 1:
-            for place, score in self._scores(questions[-2], documents, keys, engine).items():
-                scores[place] = scores.get(place, 0.0) + EARLIER_WEIGHT * score
-        if not scores:
-            return None
-        # Of equals, the first chunk of the document that was named first.
-        number, chunk = max(scores, key=lambda place: (scores[place], -place[0], -place[1]))
-        return documents[number], chunk
-
-    def _scores(
-        self, question: str, documents: Sequence[AdapterInfo], keys: Sequence[ChunkKeys], engine: Engine
-    ) -> dict[Place, float]:
-        """What chunks have to do with a question: (number of the document, chunk) to a score, without keys by words."""
-        numbers = {info.id: number for number, info in enumerate(documents)}
-        found = self._library().score_chunks(question, list(numbers))
-        words = {(numbers[identity], chunk): score for (identity, chunk), score in found.items()}
+        recent = list(zip(questions[:-3:-1], (1.0, EARLIER_WEIGHT), strict=False))
+        words = [self._library().score_chunks(question, [info.id for info in documents]) for question, _ in recent]
         if not keys:
-            return words
-        scores: dict[Place, float] = {}
-        for number, of_one in enumerate(keys):
-            beside = np.array([words.get((number, chunk), 0.0) for chunk in range(len(of_one.starts))], np.float32)
-            both = of_one.beside_words(of_one.scores_of(self._read(question, of_one, engine)), beside)
-            scores |= {(number, chunk): float(score) for chunk, score in enumerate(both)}
-        return scores
+            return [_Rated(info, _added(words, recent, info.id)) for info in documents]
+        return [
+            self._rated_by_keys(info, of_one, recent, words, engine)
+            for info, of_one in zip(documents, keys, strict=True)
+        ]
+
+    def _rated_by_keys(
+        self,
+        info: AdapterInfo,
+        keys: ChunkKeys,
+        recent: Sequence[tuple[str, float]],
+        words: Sequence[Mapping[Place, float]],
+        engine: Engine,
+    ) -> _Rated:
+        total = alone_total = np.zeros(len(keys.starts), np.float32)
+        most = 0.0
+        for (question, weight), of_question in zip(recent, words, strict=True):
+            hidden = self._read(question, keys, engine)
+            alone = keys.scores_of(hidden)
+            beside = [of_question.get((info.id, chunk), 0.0) for chunk in range(len(alone))]
+            total = total + np.float32(weight) * keys.beside_words(alone, np.array(beside, np.float32))
+            alone_total = alone_total + np.float32(weight) * alone
+            most += weight * keys.most_of(hidden)
+        related = not self._only_related or keys.is_related(alone_total, most, info.chunks)
+        return _Rated(info, {chunk: float(score) for chunk, score in enumerate(total)}, related)
 
     def _read(self, question: str, keys: ChunkKeys, engine: Engine) -> FloatArray:
         """Activations on a question; the last ones are kept, as each is read for all documents and counts once more."""
@@ -106,6 +134,18 @@ class ChunkChooser:
             if len(self._recent) > RECENT:
                 del self._recent[next(iter(self._recent))]
         return self._recent[key]
+
+
+def _added(
+    words: Sequence[Mapping[Place, float]], recent: Sequence[tuple[str, float]], document: int
+) -> dict[int, float]:
+    """A document's chunks that share words with one of the questions, to their weighed scores."""
+    total: dict[int, float] = {}
+    for (_, weight), scores in zip(recent, words, strict=True):
+        for (identity, chunk), score in scores.items():
+            if identity == document:
+                total[chunk] = total.get(chunk, 0.0) + weight * score
+    return total
 
 
 def _keys(documents: Sequence[AdapterInfo], engine: Engine) -> list[ChunkKeys]:

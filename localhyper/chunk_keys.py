@@ -24,7 +24,7 @@ from localhyper.bundle import BundleInfo
 from localhyper.engine import BaseModelInfo, CaptureSpec, Engine
 from localhyper.errors import AdapterError
 from localhyper.lora import FloatArray
-from localhyper.search_head import QuestionMap, max_sim
+from localhyper.search_head import QuestionMap, is_related, max_sim
 
 VERSION = 1
 QUESTION_FILE = "question.npz"
@@ -121,6 +121,22 @@ class ChunkKeys:
         if not hidden.shape[1]:
             return np.zeros(len(self.starts), np.float32)
         return max_sim(self.question.read(hidden), self.keys, self.starts)
+
+    def most_of(self, hidden: FloatArray) -> float:
+        """What a chunk would score that has every token of the question, read likewise."""
+        return float(np.linalg.norm(self.question.read(hidden), axis=1).sum()) if hidden.shape[1] else 0.0
+
+    def is_related(self, scores: FloatArray, most: float, chunks: int) -> bool:
+        """Whether a question is about the document, by the closest of its chunks or by its overview.
+
+        Args:
+            scores: Of the chunks and, where there is one, of the overview after them.
+            most: What a chunk would score that has every token of the question.
+            chunks: How many there are, without the overview.
+        """
+        of_text = self.starts[chunks] if chunks < len(self.starts) else len(self.keys)
+        parts = ((scores[:chunks], int(of_text)), (scores[chunks:], len(self.keys) - int(of_text)))
+        return any(is_related(float(part.max()), most, tokens) for part, tokens in parts if len(part))
 
     def beside_words(self, scores: FloatArray, words: FloatArray) -> FloatArray:
         """What chooses: `scores` and the BM25 of each chunk, both float32 [chunks], together."""

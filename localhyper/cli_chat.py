@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from localhyper.chat import ChatSession
-from localhyper.chunk_choice import ChosenChunk
+from localhyper.chunk_choice import Choice
 from localhyper.cli_making import attach_for_question
 from localhyper.cli_options import (
     BaseOption,
@@ -146,10 +146,11 @@ def _answer(
     reply, stats = _stream(session.ask(text, cancel=token), quiet)
     if not quiet:
         put("\n" if not reply.endswith("\n") else "", end="")
-        note(_cost(stats, session.chunk))
+        note(_cost(stats, session.choice))
     return {
         "adapters": [{"name": name, "path": str(use.path), "scale": use.scale} for name, use in chosen],
-        "chunk": dataclasses.asdict(session.chunk) if session.chunk is not None else None,
+        "chunk": dataclasses.asdict(session.choice.chunk) if session.choice.chunk is not None else None,
+        "left_out": session.choice.left_out,
         "text": reply,
         **_stats_json(stats),
     }
@@ -165,10 +166,10 @@ def _stream(pieces: Iterator[Piece], quiet: bool) -> tuple[str, GenerationStats 
     return "".join(texts), stats
 
 
-def _cost(stats: GenerationStats | None, chunk: ChosenChunk | None) -> str:
+def _cost(stats: GenerationStats | None, choice: Choice) -> str:
     if stats is None:
         return ""
-    by = f"by {chunk}, " if chunk is not None else ""
+    by = f"{'by ' if choice.chunk is not None else ''}{choice}, " if str(choice) else ""
     end = {"length": ", cut at the longest reply", "cancelled": ", stopped"}.get(stats.finish_reason, "")
     return (
         f"({by}{stats.prompt_tokens} tokens read, first token after {seconds(stats.first_token_seconds)}, "

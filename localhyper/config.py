@@ -68,6 +68,7 @@ class AdapterSettings:
         64, "rank of the adapters that a long document's chunks get beside; 0 = they get none", low=0, high=4096
     )
     choose_chunk: bool = setting(True, "whether a long document answers by the chunk that a question is about")
+    only_related: bool = setting(True, "whether a question about none of the documents is answered without them")
     dtype: str = setting("f16", "number format of adapter files", choices=("f16", "f32", "q8_0"))
 
 

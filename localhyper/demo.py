@@ -109,7 +109,8 @@ def _ask_all(
         put(f"\nQ  {question.question}" + ("" if question.about_document else "   (not in the document)"))
         for label, uses in ways.items():
             reply, took = _reply(session, question.question, uses, token)
-            by = f", {session.chunk.short}" if session.chunk is not None else ""
+            chunk, left_out = session.choice.chunk, session.choice.left_out
+            by = f", {chunk.short}" if chunk is not None else ", not about it" if left_out else ""
             put(f"   {label:<16} {' '.join(reply.split())}   [{seconds(took)}{by}]")
             right[label] += question.about_document and question.answer.casefold() in reply.casefold()
         put(f"   {'document says' if question.about_document else 'right':<16} {question.answer}")

@@ -39,7 +39,7 @@ from localhyper.sources.document import Document
 DEFAULT_RANK = AdapterSettings().rank_budget
 DEFAULT_CHUNK_RANK = AdapterSettings().chunk_rank
 UNLIMITED_RANK = 1 << 14  # most an adapter file may have
-KEY_VERSION = 4  # raise it when the same inputs would give another adapter
+KEY_VERSION = 5  # raise it when the same inputs would give another adapter
 CHECKPOINT_SECONDS = 2.0
 ETA_WINDOW = 8
 ETA_AFTER = 3
@@ -172,6 +172,8 @@ class _Attach:
         self._checkpoint: CheckpointFile | None = None
         self._beside: ChunkWriter | None = None
         self._beside_files = 0
+        self._in_sum = 1
+        self._said: Chunk | None = None
         self.timings = dict.fromkeys(("chunk", "encode", "generate", "merge", "chunk_adapters", "write"), 0.0)
 
     @property
@@ -210,35 +212,30 @@ class _Attach:
         if single:
             self._makes = self._hypernetwork.alone
             self._sum = DocumentSum(self._makes, self._rank)
-        said = ""
-        if rank := self._options.chunk_rank:
+        rank = self._options.chunk_rank
+        if rank or not single:
+            self._said = self._overview(len(chunks))
+        parts = [*chunks, self._said] if self._said is not None else chunks
+        # The sum of a single chunk is the chunk: it has all there is to know, and the overview lies beside it.
+        self._in_sum = 1 if single else len(parts)
+        if rank and len(parts) > 1:
             folder, alone = self._library.unfinished_folder(work), self._hypernetwork.alone
-            beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, int(single))
-            # No words of it are searched, so only keys can choose it.
-            said = overview(self._document) if beside.has_keys else ""
-            self._beside = beside if said or not single else None
+            self._beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, int(single))
+            self._beside_files = len(parts)
         if self._options.cache_dir is not None:
             self._checkpoint = CheckpointFile(self._options.cache_dir, work)
         done = self._resumed(len(chunks))
-        self._each_chunk(chunks, done)
-        if self._beside is not None:
-            self._beside_files = len(chunks) + bool(said)
-            if said:
-                self._write_overview(self._beside, len(chunks), said)
+        self._each_part(parts, done)
         return done
 
-    def _write_overview(self, beside: ChunkWriter, chunks: int, text: str) -> None:
-        """Write the adapter of what the document says of itself, after its chunks'; it has no part in the whole."""
-        ids, _ = first_tokens(text, self._engine.tokenize, self._hypernetwork.info.chunk_tokens)
+    def _overview(self, chunks: int) -> Chunk | None:
+        """What the document says of itself, as a chunk after its last; None where nothing could choose it."""
+        if self._hypernetwork.alone.search_head() is None:  # no words of it are searched
+            return None
         end = len(self._document.text)
-        chunk = Chunk(chunks, ids, text, end, end)
-        try:
-            activations = self._encode(chunk)
-        except LocalHyperError:
-            self._save(chunks)
-            raise
-        with self._timed("chunk_adapters"):
-            beside.write(chunk, beside.hypernetwork.generate(activations, 1), activations, "overview")
+        text = overview(self._document)
+        ids, _ = first_tokens(text, self._engine.tokenize, self._hypernetwork.info.chunk_tokens)
+        return Chunk(chunks, ids, text, end, end) if len(ids) else None
 
     def _resumed(self, chunks: int) -> int:
         """Take up what an earlier run left, where all of it is there; the chunks it had done."""
@@ -250,18 +247,19 @@ class _Attach:
         self._sum.restore(before.state, before.moments)
         return before.done
 
-    def _each_chunk(self, chunks: Sequence[Chunk], first: int) -> None:
+    def _each_part(self, parts: Sequence[Chunk], first: int) -> None:
+        """Read and add all chunks, and the overview where there is one, from number `first` on."""
         eta = _MovingEta()
-        saved, saved_at, total = first, time.monotonic(), len(chunks)
+        saved, saved_at, total = first, time.monotonic(), len(parts)
         done = first
         try:
             for done in range(first, total):
                 self._cancel.check()
                 self._report("encode", done, total, eta.seconds(total - done))
                 started = time.monotonic()
-                activations = self._encode(chunks[done])
+                activations = self._encode(parts[done])
                 self._report("generate", done, total, eta.seconds(total - done))
-                self._add(chunks[done], activations, total)
+                self._add(parts[done], activations)
                 eta.add(time.monotonic() - started)
                 if time.monotonic() - saved_at > CHECKPOINT_SECONDS and done + 1 < total:
                     self._save(done + 1)
@@ -278,16 +276,17 @@ class _Attach:
         with self._timed("encode"):
             return encode_chunk(self._engine, self._hypernetwork.info, chunk.token_ids, self._cancel)
 
-    def _add(self, chunk: Chunk, activations: Activations, chunks: int) -> None:
+    def _add(self, part: Chunk, activations: Activations) -> None:
         with self._timed("generate"):
-            weights = self._makes.generate(activations, chunks)
+            weights = self._makes.generate(activations, self._in_sum)
         if self._beside is not None:  # first: a chunk that is in the sum has its own adapter, too
             with self._timed("chunk_adapters"):
                 same = self._beside.hypernetwork is self._makes and not self._makes.reads_count
                 alone = weights if same else self._beside.hypernetwork.generate(activations, 1)
-                self._beside.write(chunk, alone, activations)
-        with self._timed("merge"):
-            self._sum.add(weights, activations)
+                self._beside.write(part, alone, activations, "overview" if part is self._said else "")
+        if part.index < self._in_sum:
+            with self._timed("merge"):
+                self._sum.add(weights, activations)
 
     def merge(self) -> Recompressed:
         """The bias appended once, recompressed to the budget."""

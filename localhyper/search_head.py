@@ -9,6 +9,7 @@ the text has. Knows no engine and no file.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,10 @@ from localhyper.lora import FloatArray
 
 NORM_EPSILON = 1e-5
 MAX_WIDTH = 1 << 10  # of a key
+# docs/decisions/0021 has what these come from.
+LEAST_SAID = 38.0  # of less, as in "Who keeps it?", nobody could tell what it is about
+UNRELATED = 0.40  # a mean cosine below this is chance
+UNRELATED_PER_DOUBLING = 0.02
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,21 @@ class QuestionMap:
         weights = np.logaddexp(0.0, centred @ self.weight + self.offset) * self.scale
         read: FloatArray = _unit(centred @ self.keys) * weights[:, None].astype(np.float32)
         return read
+
+
+def is_related(best: float, most: float, tokens: int) -> bool:
+    """Whether a question is about a document of so many tokens.
+
+    The mean cosine of the question's tokens to the closest chunk's decides. The more tokens a document has, the closer
+    one of them comes by chance. A question with hardly a word of its own counts as related: it speaks of what is there.
+
+    Args:
+        best: Score of the closest chunk.
+        most: What a chunk would score that has every token of the question.
+        tokens: Of all the document's chunks.
+    """
+    least = UNRELATED + UNRELATED_PER_DOUBLING * math.log2(max(1.0, tokens / 256))
+    return most < LEAST_SAID or best >= least * most
 
 
 @dataclass(frozen=True)

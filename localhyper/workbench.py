@@ -173,7 +173,9 @@ class Workbench:
         from localhyper.chunk_choice import whole
         from localhyper.chunk_chooser import ChunkChooser
 
-        return ChunkChooser(lambda: self.library) if self.config.adapter.choose_chunk else whole
+        if not self.config.adapter.choose_chunk:
+            return whole
+        return ChunkChooser(lambda: self.library, only_related=self.config.adapter.only_related)
 
     def options(self, name: str = "", rank: int | None = None) -> AttachOptions:
         """How adapters are made, as set; `rank` None = as set."""

@@ -179,9 +179,9 @@ class ChatScreen(ChatAttach, ChatHistory):
                 shown = visible(text)
                 active.turn.reply += shown
                 await active.view.write(shown)
-            case host_events.ReplyDone(_, stats, forgotten, chunk):
+            case host_events.ReplyDone(_, stats, forgotten, chosen):
                 active.turn.stats, active.turn.forgotten = stats, forgotten
-                active.turn.note = ", ".join(filter(None, [plain(chunk), active.turn.note]))
+                active.turn.note = ", ".join(filter(None, [plain(chosen), active.turn.note]))
                 await self._end(active)
                 self.state.replied(stats)
             case host_events.ReplyFailed(_, failure):

@@ -339,8 +339,7 @@ class ThreadEngineHost:
             if piece.text:
                 self._say(ReplyPiece(request.request_id, piece.text))
             stats = piece.stats or stats
-        chunk = str(session.chunk) if session.chunk is not None else ""
-        return ReplyDone(request.request_id, stats, session.forgotten, chunk)
+        return ReplyDone(request.request_id, stats, session.forgotten, str(session.choice))
 
     def _free(self) -> None:
         """Close the engine there is, if any."""

@@ -153,13 +153,13 @@ class ReplyDone:
     Attributes:
         stats: What it cost; None if it was stopped before the first token.
         forgotten: Messages at the beginning that the window had no room for.
-        chunk: Which chunk of a long document answered, in words; empty where whole adapters did.
+        chosen: Which chunk of a document answered, or which were left out, in words; empty where whole adapters did.
     """
 
     request_id: int
     stats: GenerationStats | None
     forgotten: int = 0
-    chunk: str = ""
+    chosen: str = ""
 
 
 @dataclass(frozen=True)

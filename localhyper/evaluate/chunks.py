@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from localhyper.chunk_keys import ChunkKeys, in_memory
+from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
 from localhyper.chunking import Chunk, first_tokens, split_document
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
@@ -66,6 +66,7 @@ class ChunkCase:
         chunks: Chunks of the document.
         holding: How many of them hold an answer.
         astray: Whether the overview comes first, where it should not.
+        unrelated: Whether `ask` would answer without the document, as if the question were not about it.
     """
 
     document: str
@@ -75,6 +76,7 @@ class ChunkCase:
     chunks: int
     holding: int
     astray: bool = False
+    unrelated: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class ChunkResult:
         mean_chunks: Chunks of a document on average over questions.
         general: Share of the general questions that find the overview; None where there is none.
         astray: Share of the other questions that find it too; likewise.
+        unrelated: Share of the other questions that `ask` would answer without the document; likewise.
+        general_unrelated: The same of the general ones.
         columns: `any chunk` = drawn blindly; `words` = BM25 alone; `keys` = the search head alone and `both`, where the
             hypernetwork has one.
     """
@@ -108,6 +112,8 @@ class ChunkResult:
     columns: tuple[ChunkScores, ...]
     general: Estimate | None
     astray: Estimate | None
+    unrelated: Estimate | None
+    general_unrelated: Estimate | None
     cases: tuple[ChunkCase, ...] = field(repr=False)
     suite: str = "chunks"
 
@@ -199,18 +205,22 @@ class _Searcher:
             holding = np.zeros(places, bool)
             holding[: len(texts)] = [any(answer.casefold() in text for answer in question.answers) for text in texts]
             if holding.any():
+                unrelated = self._is_unrelated(question.text, keys, len(chunks))
                 for column, scores in self._scores(question.text, stored, places, keys).items():
                     rank = -1 if scores is None else _best_rank(scores, holding)
                     astray = scores is not None and int(scores.argmax()) == len(chunks)
                     held = int(holding.sum())
-                    yield ChunkCase(passage.id, question.text, column, rank, len(chunks), held, astray)
+                    yield ChunkCase(passage.id, question.text, column, rank, len(chunks), held, astray, unrelated)
         if keys is not None and places > len(chunks):
             last = np.arange(places) == len(chunks)
             for text in self._general:
                 self._cancel.check()
                 scores = self._scores(text, stored, places, keys)["both"]
                 assert scores is not None
-                yield ChunkCase(passage.id, text, GENERAL, _best_rank(scores, last), len(chunks), 1)
+                unrelated = self._is_unrelated(text, keys, len(chunks))
+                yield ChunkCase(
+                    passage.id, text, GENERAL, _best_rank(scores, last), len(chunks), 1, unrelated=unrelated
+                )
 
     def _keys(self, document: Document, chunks: Sequence[Chunk], head: SearchHead) -> ChunkKeys:
         """Those of all chunks, and of the overview where the document has one."""
@@ -219,6 +229,12 @@ class _Searcher:
         parts = [*(chunk.token_ids for chunk in chunks), *([ids] if len(ids) else [])]
         made = [head.keys(encode_chunk(self._engine, info, part, self._cancel).hidden) for part in parts]
         return in_memory(head.question, info, made)
+
+    def _is_unrelated(self, question: str, keys: ChunkKeys | None, chunks: int) -> bool:
+        if keys is None:
+            return False
+        hidden = read_question(question, self._engine, keys.capture, keys.prefix)
+        return not keys.is_related(keys.scores_of(hidden), keys.most_of(hidden), chunks)
 
     def _scores(
         self, question: str, stored: AdapterInfo, places: int, keys: ChunkKeys | None
@@ -262,13 +278,28 @@ def _summarise(options: ChunkOptions, info: RunInfo, cases: tuple[ChunkCase, ...
         columns.append(ChunkScores(name, *(bootstrap.mean(share) for share in shares)))
     mean_chunks = sum(case.chunks for case in ours) / len(ours)
     general = [case for case in cases if case.column == GENERAL and case.document in numbers]
-    asked = found = None
+    asked = astray = unrelated = general_unrelated = None
     if general:
         of_documents = ClusterBootstrap([numbers[case.document] for case in general], options.seed)
         asked = of_documents.mean([float(case.rank == 0) for case in general])
-        found = bootstrap.mean([float(case.astray) for case in cases if case.column == COLUMNS[-1]])
+        general_unrelated = of_documents.mean([float(case.unrelated) for case in general])
+    both = [case for case in cases if case.column == COLUMNS[-1]]
+    if both:
+        astray = bootstrap.mean([float(case.astray) for case in both]) if general else None
+        unrelated = bootstrap.mean([float(case.unrelated) for case in both])
     return ChunkResult(
-        options, info, len(numbers), len(ours), left_out, mean_chunks, tuple(columns), asked, found, cases
+        options,
+        info,
+        documents=len(numbers),
+        questions=len(ours),
+        left_out=left_out,
+        mean_chunks=mean_chunks,
+        columns=tuple(columns),
+        general=asked,
+        astray=astray,
+        unrelated=unrelated,
+        general_unrelated=general_unrelated,
+        cases=cases,
     )
 
 

@@ -4,7 +4,8 @@
     context    the document before the question in the same message, no adapter
     adapter    the question alone, the document attached: of a long one, the chunk that the question is about answers
     whole      the question alone, the adapter of the whole document in force, however long it is
-    shuffled   the question alone, another document attached as in `adapter`: what one changes that knows nothing
+    shuffled   the question alone, another document attached: what one changes that knows nothing, so it is asked
+               though `ask` would leave it out
 
 Knows engines and adapter files, no scores; `frame` runs a whole suite with it.
 """
@@ -143,7 +144,7 @@ class AdapterRing:
     def __init__(self, documents: Items[Document], make: MakeAdapter, folder: Path) -> None:
         self._documents, self._make, self._folder = documents, make, folder
         self._paths: dict[int, Path] = {}
-        self._choosers: dict[int, Choose] = {}
+        self._choosers: dict[tuple[int, bool], Choose] = {}
         self.costs: dict[int, AttachCost] = {}
 
     def own(self, index: int) -> Path:
@@ -154,13 +155,15 @@ class AdapterRing:
             started = time.perf_counter()
             path = self._make(document, folder)
             self.costs[index] = cost_of(path, time.perf_counter() - started)
-            self._paths[index], self._choosers[index] = path, _chooser(folder)
+            self._paths[index] = path
+            for always in (False, True):
+                self._choosers[index, always] = chooser_in(folder, only_related=not always)
         return self._paths[index]
 
-    def answering(self, index: int, question: str, engine: Engine) -> tuple[AdapterUse, ...]:
-        """What answers a question with document `index` attached."""
+    def answering(self, index: int, question: str, engine: Engine, *, always: bool = False) -> tuple[AdapterUse, ...]:
+        """What answers a question with document `index` attached, `always` even if that has nothing to do with it."""
         uses = [AdapterUse(self.own(index))]
-        return self._choosers[index]([question], uses, engine).uses
+        return self._choosers[index, always]([question], uses, engine).uses
 
     def attached(self, column: str, index: int) -> int | None:
         """Number of the document that is attached in a column of document `index`; None = none is."""
@@ -178,18 +181,18 @@ class AdapterRing:
     def finish(self, index: int) -> None:
         """Delete what document `index` alone needed; the first one's adapter is still the last one's control."""
         if index > 0 and self._paths.pop(index, None) is not None:
-            del self._choosers[index]
+            del self._choosers[index, False], self._choosers[index, True]
             shutil.rmtree(self._folder / str(index), ignore_errors=True)
 
 
-def _chooser(folder: Path) -> Choose:
+def chooser_in(folder: Path, *, only_related: bool = True) -> Choose:
     """How the library that an attach left in `folder` chooses; without one, there are whole adapters only."""
     from localhyper.chunk_chooser import ChunkChooser
 
     if not (folder / LIBRARY_FILE).exists():
         return whole
     library = library_in(folder)
-    return ChunkChooser(lambda: library)
+    return ChunkChooser(lambda: library, only_related=only_related)
 
 
 def adapters_for(column: str, ring: AdapterRing, index: int, question: str, engine: Engine) -> tuple[AdapterUse, ...]:
@@ -197,7 +200,9 @@ def adapters_for(column: str, ring: AdapterRing, index: int, question: str, engi
     document = ring.attached(column, index)
     if document is None:
         return ()
-    return (AdapterUse(ring.own(document)),) if column == "whole" else ring.answering(document, question, engine)
+    if column == "whole":
+        return (AdapterUse(ring.own(document)),)
+    return ring.answering(document, question, engine, always=column == "shuffled")
 
 
 def message_for(column: str, question: str, shown: str) -> str:

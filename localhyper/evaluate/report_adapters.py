@@ -40,6 +40,9 @@ def _notes(result: Result) -> list[str]:
         lines.append(
             f"{result.documents} documents of {result.mean_tokens:.0f} tokens on average, one attached at a time"
         )
+        lines.append(
+            f"in force whatever is asked; `ask` would put {bracket(result.asked, '.1f', 100)} % of it to the document"
+        )
         if result.skipped:
             lines.append(f"{result.skipped} files could not be read")
         rank = f", rank {result.options.rank or 'unlimited'}"

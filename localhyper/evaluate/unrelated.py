@@ -5,6 +5,9 @@ Everything is asked twice through the shipped path:
     none       no adapter
     adapter    an unrelated document's adapter; several documents share the questions, so that none decides alone
 
+The adapter is in force whatever is asked, as an exported one is. `ask` leaves documents out that a question is not
+about: how many of the questions it would answer with the document in force is counted beside.
+
 Knows no printing; `report_adapters` does that.
 """
 
@@ -20,10 +23,21 @@ from pathlib import Path
 
 import numpy as np
 
+from localhyper.chunk_choice import Choose, whole
 from localhyper.engine import AdapterUse, ChatMessage, Engine
 from localhyper.errors import ConfigError, SourceError
 from localhyper.evaluate.choice_set import ChoiceQuestion, read_prompts, sample_choices
-from localhyper.evaluate.columns import MakeAdapter, Reporter, RunInfo, ask, attach_maker, make_document, run_info
+from localhyper.evaluate.columns import (
+    MakeAdapter,
+    Reporter,
+    RunInfo,
+    ask,
+    attach_maker,
+    chooser_in,
+    make_document,
+    run_info,
+)
+from localhyper.evaluate.intervals import Estimate
 from localhyper.evaluate.metrics import rouge_l
 from localhyper.evaluate.reading_set import read_reading_set
 from localhyper.evaluate.unrelated_scores import (
@@ -33,9 +47,10 @@ from localhyper.evaluate.unrelated_scores import (
     ChoiceScores,
     chat_scores,
     choice_scores,
+    share_asked,
 )
 from localhyper.hypernet import Hypernetwork
-from localhyper.pipeline import DEFAULT_RANK
+from localhyper.pipeline import DEFAULT_CHUNK_RANK, DEFAULT_RANK
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
 
@@ -82,6 +97,7 @@ class UnrelatedResult:
         all_choices: Over all multiple-choice questions; None without any.
         choice_sets: File by file.
         chat: None where chat was not asked.
+        asked: Share of all questions that `ask` would answer with the document in force, unrelated as it is.
         cases: Every question in both columns.
     """
 
@@ -93,6 +109,7 @@ class UnrelatedResult:
     all_choices: ChoiceScores | None
     choice_sets: tuple[ChoiceScores, ...]
     chat: ChatScores | None
+    asked: Estimate
     cases: tuple[ChoiceCase | ChatCase, ...] = field(repr=False)
     suite: str = "unrelated"
 
@@ -119,7 +136,7 @@ def run(
     prompts = read_prompts(options.prompts) if options.chat else []
     documents, skipped = read_documents(options, engine, cancel)
     documents = documents[: max(len(questions), len(prompts))]
-    make_adapter = make_adapter or attach_maker(engine, hypernetwork, options.rank, cancel)
+    make_adapter = make_adapter or attach_maker(engine, hypernetwork, options.rank, cancel, DEFAULT_CHUNK_RANK)
     suite = _Suite(options, engine, questions, prompts, Reporter(progress, 2 * (len(questions) + len(prompts))), cancel)
     before = engine.adapters
     try:
@@ -137,6 +154,7 @@ def run(
         all_choices=choice_scores("all", cases, names, options.seed) if questions else None,
         choice_sets=tuple(choice_scores(name, cases, [name], options.seed) for name in names),
         chat=chat_scores(cases, options.seed) if prompts else None,
+        asked=share_asked(cases, options.seed),
         cases=cases,
     )
 
@@ -213,6 +231,7 @@ class _Suite:
     prompts: Sequence[str]
     reporter: Reporter
     cancel: CancelToken
+    choose: Choose = whole
     done: int = 0
 
     def cases(
@@ -223,14 +242,16 @@ class _Suite:
             own = folder / str(index)
             own.mkdir()
             use = AdapterUse(make_adapter(document, own))
+            self.choose = chooser_in(own)
             questions, prompts = self.questions[index :: len(documents)], self.prompts[index :: len(documents)]
             replies: dict[str, str] = {}
             for column in COLUMNS:
-                self.engine.set_adapters([use] if column == "adapter" else [])
+                uses = [use] if column == "adapter" else []
+                self.engine.set_adapters(uses)
                 for question in questions:
-                    yield self._choice(question, index, document.title, column)
+                    yield self._choice(question, index, document.title, column, self._asked(question.message, uses))
                 for prompt in prompts:
-                    yield self._chat(prompt, index, document.title, column, replies)
+                    yield self._chat(prompt, index, document.title, column, self._asked(prompt, uses), replies)
             shutil.rmtree(own, ignore_errors=True)
         self.reporter.report(self.done, "")
 
@@ -239,7 +260,11 @@ class _Suite:
         self.reporter.report(self.done, title)
         self.done += 1
 
-    def _choice(self, question: ChoiceQuestion, document: int, title: str, column: str) -> ChoiceCase:
+    def _asked(self, text: str, uses: Sequence[AdapterUse]) -> bool:
+        """Whether `ask` would put this question to the document."""
+        return bool(uses) and not self.choose([text], uses, self.engine).left_out
+
+    def _choice(self, question: ChoiceQuestion, document: int, title: str, column: str, asked: bool) -> ChoiceCase:
         self._step(title)
         messages = [ChatMessage("user", question.message)]
         totals, lengths = [], []
@@ -252,9 +277,11 @@ class _Suite:
         likeliest_norm = int(np.argmax(np.array(totals) / np.array(lengths)))
         right, right_norm = likeliest == question.answer, likeliest_norm == question.answer
         where = (question.set_name, question.id, document, title, column)
-        return ChoiceCase(*where, tuple(totals), question.answer, right, right_norm)
+        return ChoiceCase(*where, tuple(totals), question.answer, right, right_norm, asked)
 
-    def _chat(self, prompt: str, document: int, title: str, column: str, replies: dict[str, str]) -> ChatCase:
+    def _chat(
+        self, prompt: str, document: int, title: str, column: str, asked: bool, replies: dict[str, str]
+    ) -> ChatCase:
         """`replies` holds what the base says without adapter; its column comes first."""
         self._step(title)
         reply = ask(self.engine, prompt, self.options.max_tokens, self.cancel)
@@ -263,4 +290,4 @@ class _Suite:
         total = float(np.sum(scores, dtype=np.float64))
         same = reply == own
         alike = 1.0 if same else rouge_l(reply, own)  # ROUGE-L knows ASCII words only, and there may be none
-        return ChatCase(prompt, document, title, column, reply, total, len(scores), same, alike)
+        return ChatCase(prompt, document, title, column, reply, total, len(scores), same, alike, asked)

@@ -30,6 +30,7 @@ class ChoiceCase:
         log_likelihoods: Natural log-probability of each choice.
         right: Whether the likeliest choice is the right one (`acc`).
         right_norm: The same after dividing by the choices' lengths in UTF-8 bytes (`acc_norm`).
+        asked: Whether `ask` would put the question to the document that is attached.
     """
 
     set_name: str
@@ -41,6 +42,7 @@ class ChoiceCase:
     answer: int
     right: bool
     right_norm: bool
+    asked: bool = False
     kind: str = "choice"
 
 
@@ -56,6 +58,7 @@ class ChatCase:
         tokens: Tokens of that reply.
         same: Whether `reply` is that reply.
         rouge_l: ROUGE-L of `reply` against that reply, 0 to 1.
+        asked: Whether `ask` would put the prompt to the document that is attached.
     """
 
     prompt: str
@@ -67,6 +70,7 @@ class ChatCase:
     tokens: int
     same: bool
     rouge_l: float
+    asked: bool = False
     kind: str = "chat"
 
 
@@ -139,6 +143,12 @@ def chat_scores(cases: Sequence[ChoiceCase | ChatCase], seed: int) -> ChatScores
         rouge_l=bootstrap.mean(_values(adapter, lambda case: case.rouge_l)),
         words=_paired(bootstrap, none, adapter, lambda case: float(len(_WORD.findall(case.reply)))),
     )
+
+
+def share_asked(cases: Sequence[ChoiceCase | ChatCase], seed: int) -> Estimate:
+    """Share of the questions that `ask` would put to the document that is attached."""
+    attached = [case for case in cases if case.column == "adapter"]
+    return _bootstrap([case.document for case in attached], seed).mean([float(case.asked) for case in attached])
 
 
 def _columns(cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:

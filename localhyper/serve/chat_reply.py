@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from localhyper.chunk_choice import ChosenChunk
+from localhyper.chunk_choice import NOTHING, Choice
 from localhyper.engine import GenerationStats
 from localhyper.serve.api_error import ApiError
 
@@ -32,11 +32,11 @@ class ReplyHead:
     model: str
     with_usage: bool = False
 
-    def whole(self, text: str, stats: GenerationStats, chunk: ChosenChunk | None = None) -> dict[str, object]:
-        """The reply in one piece; `chunk` is the one that answered."""
+    def whole(self, text: str, stats: GenerationStats, chosen: Choice = NOTHING) -> dict[str, object]:
+        """The reply in one piece; `chosen` is what answered."""
         message = {"role": "assistant", "content": text, "refusal": None}
         choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": stats.finish_reason}
-        return self._object("chat.completion", [choice]) | {"usage": usage(stats)} | answered_by(chunk)
+        return self._object("chat.completion", [choice]) | {"usage": usage(stats)} | answered_by(chosen)
 
     def opening(self) -> bytes:
         """The event that begins a stream."""
@@ -46,26 +46,27 @@ class ReplyHead:
         """An event with a piece of text."""
         return self._chunk({"content": text}, None)
 
-    def ending(self, stats: GenerationStats, chunk: ChosenChunk | None = None) -> bytes:
-        """The events that end a stream, from the finish reason on; `chunk` is the one that answered."""
-        events = self._chunk({}, stats.finish_reason, chunk)
+    def ending(self, stats: GenerationStats, chosen: Choice = NOTHING) -> bytes:
+        """The events that end a stream, from the finish reason on; `chosen` is what answered."""
+        events = self._chunk({}, stats.finish_reason, chosen)
         if self.with_usage:
             events += event(self._object("chat.completion.chunk", []) | {"usage": usage(stats)})
         return events + DONE
 
-    def _chunk(self, delta: dict[str, str], finish_reason: str | None, chunk: ChosenChunk | None = None) -> bytes:
+    def _chunk(self, delta: dict[str, str], finish_reason: str | None, chosen: Choice = NOTHING) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
-        value = self._object("chat.completion.chunk", [choice]) | answered_by(chunk)
+        value = self._object("chat.completion.chunk", [choice]) | answered_by(chosen)
         return event(value | {"usage": None} if self.with_usage else value)
 
     def _object(self, kind: str, choices: Sequence[object]) -> dict[str, object]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": list(choices)}
 
 
-def answered_by(chunk: ChosenChunk | None) -> dict[str, object]:
-    """A field of ours, which OpenAI's clients pass on: the chunk of a long document that answers; 0 = overview."""
+def answered_by(chosen: Choice) -> dict[str, object]:
+    """A field of ours, which OpenAI's clients pass on: what answers of a document (0 = overview), or is left out."""
+    chunk = chosen.chunk
     if chunk is None:
-        return {}
+        return {"localhyper": {"left_out": list(chosen.left_out)}} if chosen.left_out else {}
     number = 0 if chunk.is_overview else chunk.chunk + 1
     return {"localhyper": {"adapter": chunk.name, "chunk": number, "chunks": chunk.chunks}}
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from localhyper.chunk_choice import Choose, ChosenChunk, whole
+from localhyper.chunk_choice import NOTHING, Choice, Choose, whole
 from localhyper.engine import ChatMessage, Engine, Piece, Sampling
 from localhyper.errors import AdapterError, ConfigError, ContextError, LocalHyperError, ModelError
 from localhyper.progress import CancelToken
@@ -44,7 +44,7 @@ class Ticket:
         post: Called from the engine's thread with every piece, the last of which carries stats, or one error.
         cancel: Set from any thread.
         started: `time.perf_counter()` at which its turn came; 0 = it has not.
-        chunk: The chunk of a long document that answers, set before the first piece; None = whole adapters do.
+        chosen: What answers of the model's adapters, set before the first piece.
     """
 
     id: str
@@ -55,7 +55,7 @@ class Ticket:
     post: Callable[[Event], None]
     cancel: CancelToken = field(default_factory=CancelToken)
     started: float = 0.0
-    chunk: ChosenChunk | None = None
+    chosen: Choice = NOTHING
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ class EngineThread:
             questions = [message.content for message in ticket.messages if message.role == "user"]
             chosen = self._choose(questions, choice.adapters, engine)
             engine.set_adapters(chosen.uses)
-            ticket.chunk = chosen.chunk
+            ticket.chosen = chosen
         except AdapterError as error:
             _log.error("`%s` cannot be used: %s", choice.id, error.message)
             raise ApiError(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from localhyper.chunk_choice import ChosenChunk
+from localhyper.chunk_choice import Choice
 from localhyper.engine import GenerationStats, Piece
 from localhyper.serve.api_error import ApiError
 from localhyper.serve.chat_reply import ReplyHead, error_event
@@ -102,9 +102,9 @@ class Exchange:
         self._events.put_nowait(None)
 
     @property
-    def chunk(self) -> ChosenChunk | None:
-        """The chunk of a long document that answers, known with the first piece."""
-        return self._ticket.chunk
+    def chosen(self) -> Choice:
+        """What answers of the model's adapters, known with the first piece."""
+        return self._ticket.chosen
 
     async def next(self) -> Piece:
         """The next piece; the last one carries stats.
@@ -133,7 +133,7 @@ class Exchange:
                 piece = await self.next()
                 texts.append(piece.text)
                 stats = piece.stats
-            return JSONResponse(self.head.whole("".join(texts), stats, self.chunk))
+            return JSONResponse(self.head.whole("".join(texts), stats, self.chosen))
         except ClientGone:
             return Response(status_code=GONE_STATUS)
         finally:
@@ -204,7 +204,7 @@ class EventStream(Response):
                 if piece.stats is not None:
                     break
                 piece = await self._exchange.next()
-            rest = head.ending(piece.stats, self._exchange.chunk)
+            rest = head.ending(piece.stats, self._exchange.chosen)
         except ApiError as error:
             rest = error_event(error)
         await _send(send, rest)

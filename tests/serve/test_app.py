@@ -128,6 +128,20 @@ async def test_of_a_long_document_the_chunk_that_is_asked_about_answers_and_is_n
         assert "localhyper" not in plain
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_document_that_a_question_is_not_about_is_named_as_left_out(stream: bool) -> None:
+    def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
+        return Choice((), left_out=("rules",))
+
+    with scripted(choose=choose) as server:
+        request = {"model": "tiny+rules", "messages": [{"role": "user", "content": "Who?"}], "stream": stream}
+        reply = await server.client().post("/v1/chat/completions", json=request)
+        assert reply.status_code == 200
+        told = [part for part in (events_of(reply) if stream else [reply.json()]) if "localhyper" in part]
+        assert [part["localhyper"] for part in told] == [{"left_out": ["rules"]}]
+        assert server.engine.adapters == ()
+
+
 async def test_the_model_sets_base_and_adapters(server: Scripted) -> None:
     reply = (await post(server, body() | {"model": "tiny+rules@2"})).json()
     assert reply["model"] == "tiny-instruct+rules-2025@2"

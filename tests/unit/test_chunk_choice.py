@@ -139,15 +139,15 @@ def test_a_conversation_asks_each_question_of_its_chunk(library: Library, choose
     house = put(library, "house", HOUSE)
     engine = FakeEngine(["Ada Marsh", "in the kitchen", "hm"])
     session = ChatSession(engine, adapters=[AdapterUse(house.path)], choose=choose)
-    assert session.chunk is None
+    assert session.choice.chunk is None
     for question, chunk in (("Who built the house?", 0), ("Where is the stove?", 2)):
         "".join(piece.text for piece in session.ask(question))
         assert engine.adapters == (AdapterUse(house.chunk_path(chunk)),)
-        assert session.chunk == ChosenChunk("house", chunk, 3)
+        assert session.choice.chunk == ChosenChunk("house", chunk, 3)
     assert session.adapters == (AdapterUse(house.path),), "the conversation keeps the document, not its chunk"
     plain = ChatSession(engine, adapters=[AdapterUse(house.path)])
     "".join(piece.text for piece in plain.ask("Who built the house?"))
-    assert (engine.adapters, plain.chunk) == ((AdapterUse(house.path),), None)
+    assert (engine.adapters, plain.choice.chunk) == ((AdapterUse(house.path),), None)
 
 
 def test_a_chunks_score_is_its_best_passages(library: Library) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from localhyper.chunk_choice import ChosenChunk
 from localhyper.chunk_chooser import ChunkChooser
-from localhyper.chunk_keys import MOST_QUESTION_TOKENS, QUESTION_FILE, keys_file, read_keys, write_keys
+from localhyper.chunk_keys import MOST_QUESTION_TOKENS, QUESTION_FILE, keys_file, read_keys, read_question, write_keys
 from localhyper.database import Database
 from localhyper.engine import AdapterUse
 from localhyper.errors import AdapterError, Cancelled, HypernetworkError
@@ -22,12 +22,13 @@ from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork
 from localhyper.library import AdapterInfo, Library, chunk_folder
 from localhyper.pipeline import AttachOptions, attach_document
 from localhyper.progress import CancelToken
-from localhyper.search_head import SearchHead, features, make_head, max_sim
+from localhyper.search_head import SearchHead, features, is_related, make_head, max_sim
 from localhyper.sources.document import Document
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, search_arrays, write
 
 TINY = TinyBundle()
+COUNTING = TinyBundle(bias=False, metric=False, chunks=True)
 # Sixteen words a chunk: what is asked for stands in the second, third and fourth one.
 WORDS = [f"w{number}" for number in range(16)] + [f"x{number}" for number in range(16)]
 WORDS += [f"y{number}" for number in range(16)] + [f"z{number}" for number in range(12)]
@@ -322,3 +323,93 @@ def test_keys_that_cannot_be_written_are_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(AdapterError, match="cannot write"):
         write_keys(tmp_path / "file", 0, np.zeros((1, 4), np.float32))
+
+
+def test_the_whole_of_several_chunks_has_the_overview_in_it_and_that_of_one_has_not(
+    tmp_path: Path, library: Library
+) -> None:
+    net, engine = network(tmp_path, tiny=COUNTING), ScriptedEngine()
+    for words, summed in ((WORDS, 5), (WORDS[:9], 1)):
+        engine.encoded.clear()
+        info = attach(library, net, engine, words)
+        assert len(engine.encoded) == info.chunk_files == max(summed, 2), "the overview is read last"
+        want = np.zeros((2, 8, 12), np.float32)
+        for ids in engine.encoded[:summed]:
+            target = net.generate(ScriptedEngine().encode(np.array(ids, np.int32), net.info.capture), summed)
+            want += np.matmul(target.targets["ffn_down"].b, target.targets["ffn_down"].a)
+        made = read_adapter(info.path)[0].targets["ffn_down"]
+        np.testing.assert_allclose(np.matmul(made.b, made.a), want, atol=0.01 * np.abs(want).max())
+
+
+def test_the_whole_is_the_same_without_chunks_beside_it(tmp_path: Path, library: Library) -> None:
+    net, document = network(tmp_path), Document("Words", " ".join(WORDS), "txt", "7" * 64)
+    with_them, without = (
+        attach_document(document, ScriptedEngine(), net, library, AttachOptions(chunk_rank=rank)).adapter
+        for rank in (64, 0)
+    )
+    assert with_them.chunk_files == 5 and without.chunk_files == 0
+    one, two = (read_adapter(info.path)[0].targets["ffn_down"] for info in (with_them, without))
+    np.testing.assert_allclose(np.matmul(one.b, one.a), np.matmul(two.b, two.a), atol=1e-6)
+
+
+def test_a_question_is_related_that_comes_closer_than_chance_and_chance_grows_with_the_text() -> None:
+    assert is_related(40.1, 100.0, 256) and not is_related(39.9, 100.0, 256)
+    assert is_related(40.1, 100.0, 20) and not is_related(39.9, 100.0, 20), "a short text needs no less"
+    assert is_related(46.1, 100.0, 8 * 256) and not is_related(45.9, 100.0, 8 * 256)
+    assert is_related(0.0, 37.9, 256), "`And when?` may be about anything"
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only words that stand there count: four numbers a word are close to some other by chance."""
+    monkeypatch.setattr("localhyper.search_head.LEAST_SAID", 0.0)
+    monkeypatch.setattr("localhyper.search_head.UNRELATED", 0.999)
+    monkeypatch.setattr("localhyper.search_head.UNRELATED_PER_DOUBLING", 0.0)
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_question_about_no_document_is_answered_without_them(
+    tmp_path: Path, library: Library, attached: tuple[AdapterInfo, ScriptedEngine]
+) -> None:
+    long, engine = attached
+    short = attach(library, network(tmp_path, "again.onnx"), engine, [f"a{n}" for n in range(9)])
+    task = AdapterUse(tmp_path / "task.gguf", 0.7)
+    uses = [AdapterUse(long.path), task, AdapterUse(short.path)]
+    choose = ChunkChooser(lambda: library)
+    nothing = choose(["strange other"], uses, engine)
+    assert nothing.uses == (task,) and nothing.left_out == (long.name, short.name)
+    assert (str(nothing), nothing.chunk) == ("about none of the 2 documents", None)
+    assert str(choose(["strange other"], uses[:1], engine)) == f"not about {long.name}"
+    of_short = choose(["a3 a5"], uses, engine)
+    assert of_short.uses == (task, uses[2]) and not of_short.left_out, "the long one is left out, silently"
+    of_long = choose(["x3 x5"], uses, engine)
+    assert of_long.uses == (AdapterUse(long.chunk_path(1)), task) and not of_long.left_out
+    always = ChunkChooser(lambda: library, only_related=False)(["strange other"], uses, engine)
+    assert always.uses[1] == task and len(always.uses) == 3 and not always.left_out
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_general_question_is_about_the_document_and_a_follow_up_about_what_came_before(
+    library: Library, attached: tuple[AdapterInfo, ScriptedEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, engine = attached
+    choose, uses = ChunkChooser(lambda: library), [AdapterUse(info.path)]
+    general = choose(["What is this document about?"], uses, engine)
+    assert general.chunk is not None and general.chunk.is_overview
+    # Chance grows with the text, not for the overview.
+    monkeypatch.setattr("localhyper.search_head.UNRELATED_PER_DOUBLING", 99.0)
+    assert choose(["What is this document about?"], uses, engine).chunk == general.chunk
+    monkeypatch.setattr("localhyper.search_head.UNRELATED_PER_DOUBLING", 0.0)
+    keys = read_keys(chunk_folder(info.path), 5)
+    assert keys is not None
+
+    def close(question: str) -> float:
+        hidden = read_question(question, engine, keys.capture, keys.prefix)
+        return float(keys.scores_of(hidden).max()) / keys.most_of(hidden)
+
+    far = min((f"strange{n}" for n in range(40)), key=close)
+    monkeypatch.setattr("localhyper.search_head.UNRELATED", close(far) + 0.03)
+    assert choose([far], uses, engine).left_out == (info.name,)
+    fitting = "x1 x2 x3 x4 x5 x6 x7 x8"
+    assert not choose([fitting, far], uses, engine).left_out, "one strange word, after eight that fit"
+    assert choose([fitting, " ".join([far] * 80)], uses, engine).left_out == (info.name,), "a new question"

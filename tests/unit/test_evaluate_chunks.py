@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from localhyper.errors import Cancelled, ConfigError
 from localhyper.evaluate.chunks import ChunkOptions, ChunkResult, joined, run
@@ -79,7 +80,24 @@ def test_the_overview_is_a_chunk_that_holds_no_answer(tmp_path: Path, data: Path
     assert {case.rank for case in general if case.question == "Can you summarize this?"} != {0}
     assert result.astray.value == sum(case.astray for case in result.cases if case.column == "both") / 4 == 0
     without = run(ChunkOptions(data), engine(), network(tmp_path, head=False))
-    assert (without.general, without.astray) == (None, None)
+    assert (without.general, without.astray, without.unrelated, without.general_unrelated) == (None,) * 4
+
+
+def test_questions_that_seem_to_be_about_something_else_are_counted(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = run(ChunkOptions(data), engine(), network(tmp_path))
+    assert result.unrelated is not None and result.unrelated.value == 0, "as short as these are, nobody can tell"
+    monkeypatch.setattr("localhyper.search_head.LEAST_SAID", 0.0)
+    monkeypatch.setattr("localhyper.search_head.UNRELATED", 0.999)
+    result = run(ChunkOptions(data), engine(), network(tmp_path))
+    seem = {case.question for case in result.cases if case.column == "both" and case.unrelated}
+    assert seem and "a3 a4" not in seem
+    assert result.unrelated is not None and result.unrelated.value == len(seem) / 4
+    assert result.general_unrelated is not None and result.general_unrelated.value == 1
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(render_table(result))
+    assert f"taken for questions about something else: {100 * len(seem) / 4:.1f} [" in shown.getvalue()
 
 
 def test_contexts_of_a_title_become_one_document(tmp_path: Path, data: Path) -> None:

@@ -6,9 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from localhyper.chunk_choice import Choice, Choose
 from localhyper.engine import ChatMessage
 from localhyper.errors import ConfigError
-from localhyper.evaluate.columns import COLUMNS, AdapterRing, make_document, parse_columns, show_document
+from localhyper.evaluate import columns
+from localhyper.evaluate.columns import (
+    COLUMNS,
+    AdapterRing,
+    adapters_for,
+    make_document,
+    parse_columns,
+    show_document,
+)
 from localhyper.sources.document import Document
 from tests.evaluation import write_text
 from tests.fakes import FakeEngine
@@ -56,3 +65,19 @@ def test_a_document_is_cut_to_the_smaller_of_window_and_limit() -> None:
     assert show_document(engine, "x" * 50, ["Why?"], 32, 50).text == "x" * 50
     wide = show_document(engine, "x" * 1000, ["Why?"], 32, 900)
     assert (wide.tokens, wide.whole_tokens) == (len(show_document(engine, "x" * 1000, ["Why?"], 32).text), 1000)
+
+
+def test_another_documents_adapter_is_a_control_though_ask_would_leave_it_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chooser_in(folder: Path, *, only_related: bool = True) -> Choose:
+        return lambda questions, uses, engine: Choice(() if only_related else tuple(uses))
+
+    monkeypatch.setattr(columns, "chooser_in", chooser_in)
+    ring = AdapterRing([make_document("", f"text {number}") for number in range(2)], write_text, tmp_path)
+    engine = FakeEngine()
+    assert adapters_for("adapter", ring, 0, "Why?", engine) == ()
+    for column, text in (("whole", "text 0"), ("shuffled", "text 1")):
+        (use,) = adapters_for(column, ring, 0, "Why?", engine)
+        assert use.path.read_text() == text
+    assert adapters_for("none", ring, 0, "Why?", engine) == ()

@@ -16,9 +16,10 @@ from rich.console import Console
 
 from localhyper import cli_eval_adapters
 from localhyper.bundle import BundleInfo
+from localhyper.chunk_choice import Choice
 from localhyper.engine import AdapterUse, CaptureSpec, ChatMessage, FloatArray
 from localhyper.errors import Cancelled, ConfigError, SourceError
-from localhyper.evaluate import report_adapters
+from localhyper.evaluate import report_adapters, unrelated
 from localhyper.evaluate.choice_set import read_choices, read_prompts, sample_choices
 from localhyper.evaluate.unrelated import UnrelatedOptions, UnrelatedResult, read_documents, run
 from localhyper.hypernet import Hypernetwork
@@ -335,3 +336,20 @@ def test_the_commands_are_registered_under_their_names() -> None:
             cli_eval_adapters.ranks(budgets=text)
     with pytest.raises(ConfigError, match="cannot be written"):
         cli_eval_adapters.unrelated(Path("set.jsonl"), cases_file=Path("/nowhere/at/all/cases.jsonl"))
+
+
+def test_it_is_counted_how_many_questions_ask_would_put_to_the_document(
+    tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: object) -> Choice:
+        return Choice(tuple(uses), left_out=("x",) if "1" in questions[-1] else ())
+
+    monkeypatch.setattr(unrelated, "chooser_in", lambda folder: choose)
+    options = UnrelatedOptions(documents, (choice_file(tmp_path, "a", [0] * 4),), limit=0, attached=2, chat=False)
+    result = run_with(options)
+    assert result.asked.value == 3 / 4
+    assert [case.asked for case in result.cases if case.column == "none"] == [False] * 4
+    shown = io.StringIO()
+    Console(file=shown, width=200).print(report_adapters.render_table(result))
+    assert "`ask` would put 75.0 [" in shown.getvalue()
+    assert json.loads(report_adapters.to_json(result))["asked"]["value"] == 0.75
