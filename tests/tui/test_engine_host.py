@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from localhyper.chunk_choice import Choice
 from localhyper.config import Config
 from localhyper.engine import ChatMessage, Sampling
 from localhyper.errors import ModelError
@@ -72,6 +73,16 @@ def test_load_and_reply_come_as_events_in_order_from_one_thread() -> None:
     assert watched.host.close(10)
     assert watched.engine.closed == 1
     assert watched.engine.threads == {"localhyper-engine"}
+
+
+def test_a_reply_says_which_documents_it_was_made_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    left_out = Choice((), left_out=("rules",))
+    monkeypatch.setattr(ScriptedRoom, "choose", staticmethod(lambda questions, uses, engine: left_out))
+    watched = Watched()
+    watched.host.ask(request(1))
+    done = watched.until(ReplyDone)[-1]
+    assert isinstance(done, ReplyDone) and done.chosen == "not about rules"
+    assert watched.host.close(10)
 
 
 def test_two_questions_never_run_at_once_and_a_waiting_one_is_dropped_at_once() -> None:
