@@ -170,7 +170,11 @@ def _cost(stats: GenerationStats | None, choice: Choice) -> str:
     if stats is None:
         return ""
     by = f"{'by ' if choice.chunk is not None else ''}{choice}, " if str(choice) else ""
-    end = {"length": ", cut at the longest reply", "cancelled": ", stopped"}.get(stats.finish_reason, "")
+    end = {
+        "length": ", cut at the longest reply",
+        "loop": ", ended because it went in circles",
+        "cancelled": ", stopped",
+    }.get(stats.finish_reason, "")
     return (
         f"({by}{stats.prompt_tokens} tokens read, first token after {seconds(stats.first_token_seconds)}, "
         f"{stats.generated_tokens} tokens at {stats.tokens_per_second:.1f}/s{end})"

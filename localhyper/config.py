@@ -57,6 +57,7 @@ class SamplingSettings:
     repeat_penalty: float = setting(1.0, "above 1 = repeat less", low=0.1, high=10.0)
     max_tokens: int = setting(256, "longest reply in tokens", low=1, high=1_000_000)
     seed: int = setting(0, "start of the random numbers", low=0, high=2**32 - 1)
+    end_loops: bool = setting(True, "whether a reply that goes in circles is ended")
 
 
 @dataclass(frozen=True)

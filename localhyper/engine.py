@@ -115,7 +115,7 @@ class ChatMessage:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How the next token is chosen. `temperature` 0 = greedy."""
+    """How the next token is chosen, and what ends a reply. `temperature` 0 = greedy."""
 
     temperature: float = 0.0
     top_k: int = 40
@@ -125,6 +125,7 @@ class Sampling:
     max_tokens: int = 256
     seed: int = 0
     stop: tuple[str, ...] = ()
+    end_loops: bool = True
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ class GenerationStats:
     """What one reply cost.
 
     Attributes:
-        finish_reason: `stop` (end of turn or stop string), `length` or `cancelled`.
+        finish_reason: `stop` (end of turn or stop string), `length`, `loop` (it went in circles) or `cancelled`.
         prompt_seconds: Prefill, including a graph reserve after an adapter change.
         first_token_seconds: From the call to the first token.
         decode_seconds: From the first token to the last.

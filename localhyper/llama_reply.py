@@ -16,6 +16,7 @@ from localhyper.engine import FloatArray, GenerationStats, Piece, Sampling, Toke
 from localhyper.errors import ConfigError, ModelError
 from localhyper.llama_native import ABORTED, NativeContext, NativeModel, NativeSampler
 from localhyper.progress import CancelToken
+from localhyper.reply_loops import LoopWatch
 from localhyper.text_stream import TextStream
 
 
@@ -198,6 +199,7 @@ def _decode(
     """Sample and decode until something ends the reply. The token that ends the turn is neither shown nor counted."""
     text, made = TextStream(sampling.stop), 0
     pending: list[int] = []
+    watch_loops = LoopWatch() if sampling.end_loops else None
     sampler = NativeSampler(model, sampling)
     try:
         while True:
@@ -212,6 +214,8 @@ def _decode(
             shown = text.feed(model.piece(token))
             if text.stopped:
                 return _End("stop", made, shown, tuple(pending))
+            if watch_loops is not None and watch_loops.goes_in_circles(token):
+                return _End("loop", made, shown + text.finish(), tuple(pending))
             if made >= sampling.max_tokens or state.used >= state.context.n_ctx:
                 return _End("length", made, shown + text.finish(), tuple(pending))
             if shown:

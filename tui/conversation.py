@@ -11,6 +11,13 @@ from localhyper.history import StoredTurn, UsedAdapter
 
 from .words import plain, visible
 
+_ENDS = {
+    "stop": "complete",
+    "length": "cut at the token limit",
+    "loop": "ended: it went in circles",
+    "cancelled": "stopped",
+}
+
 
 @dataclass(frozen=True)
 class AttachedAdapter:
@@ -172,7 +179,7 @@ def status_of(turn: Turn) -> str:
     if stats.tokens_per_second > 0:
         parts.append(f"{stats.tokens_per_second:.1f} tok/s")
     parts.append(f"first token {stats.first_token_seconds:.2f} s")
-    parts.append({"stop": "complete", "length": "cut at the token limit", "cancelled": "stopped"}[stats.finish_reason])
+    parts.append(_ENDS[stats.finish_reason])
     if turn.forgotten:
         parts.append(f"the first {turn.forgotten} messages no longer fit")
     return ", ".join(parts)

@@ -94,6 +94,16 @@ def test_max_tokens_ends_with_length(engine: LlamaEngine) -> None:
     assert (len(ids), stats.finish_reason) == (5, "length")
 
 
+def test_a_reply_that_goes_in_circles_is_ended_where_that_is_wanted(engine: LlamaEngine) -> None:
+    _, on, stats = finish(engine.generate(HELLO, Sampling(max_tokens=400, end_loops=False)))
+    assert (len(on), stats.finish_reason) == (400, "length"), "the tiny model says the same again and again"
+    _, ended, stats = finish(engine.generate(HELLO, Sampling(max_tokens=400)))
+    assert stats.finish_reason == "loop" and 48 <= len(ended) < 400
+    assert ended == on[: len(ended)] and stats.generated_tokens == len(ended)
+    again = finish(engine.generate(HELLO, Sampling(max_tokens=400)))[1]
+    assert again == ended, "the engine is as usable afterwards as before"
+
+
 def test_a_stop_string_ends_the_reply_and_is_not_shown(engine: LlamaEngine) -> None:
     text = finish(engine.generate(HELLO, GREEDY))[0]
     stop = next(text[i : i + 2] for i in range(3, len(text) - 1) if text.isascii() or text[i : i + 2].isprintable())

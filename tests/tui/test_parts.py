@@ -55,6 +55,7 @@ def test_status_line_names_adapters_strengths_cost_and_reason() -> None:
     assert status_of(Turn("q", stats=stats(generated_tokens=1, decode_seconds=0.0, finish_reason="stop"))) == (
         "no adapter, 1 token, first token 0.12 s, complete"
     )
+    assert status_of(Turn("q", reply="r", stats=stats(finish_reason="loop"))).endswith(", ended: it went in circles")
     assert status_of(Turn("q")) == "no adapter, stopped before the first token"
 
 

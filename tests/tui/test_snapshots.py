@@ -273,7 +273,7 @@ def test_settings(snap_compare: SnapCompare, size: tuple[int, int], theme: str) 
         screen = await open_settings(pilot, bench)
         screen.query_one("#find", Input).cursor_blink = False
         await pilot.press(*"sampling")
-        await until(pilot, lambda: sum(row.display for row in screen.query(SettingRow)) == 7)
+        await until(pilot, lambda: sum(row.display for row in screen.query(SettingRow)) == 8)
 
     assert snap_compare(bench.app, terminal_size=size, run_before=look)
 
