@@ -171,7 +171,7 @@ async def settings(bench: Bench, pilot: Pilot[None]) -> None:
     """The settings, searched."""
     screen = await open_settings(pilot, bench)
     await pilot.press(*"sampling")
-    await until(pilot, lambda: sum(row.display for row in screen.query(SettingRow)) == 7)
+    await until(pilot, lambda: sum(row.display for row in screen.query(SettingRow)) == 8)
 
 
 async def palette(bench: Bench, pilot: Pilot[None]) -> None:
