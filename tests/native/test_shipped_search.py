@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from localhyper.chunk_keys import ChunkKeys, in_memory
+from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
 from localhyper.chunking import Chunk
 from localhyper.database import Database
 from localhyper.engine import ChatMessage, Engine, EngineConfig, Sampling
@@ -41,6 +41,34 @@ ASKED = {  # none shares a word with its chunk but for those that stand everywhe
 }
 
 
+# A text, questions about it in its own language, with slips or in many words, and others.
+RELATED = {
+    "Die Mietwohnung liegt in der Gartenstraße. Die monatliche Miete beträgt 870 Euro und ist bis zum dritten Werktag "
+    "zu zahlen. Die Kündigungsfrist beträgt drei Monate.": (
+        ["Wie hoch ist die monatliche Miete der Wohnung?", "Bis wann muss ich die Miete bezahlen?"],
+        [],  # of another language than the base model's, all that is asked in it seems near
+    ),
+    "def load_settings(path):\n    with open(path, 'rb') as stream:\n        return tomllib.load(stream)\n\n"
+    "MAX_RETRIES = 7\nTIMEOUT_SECONDS = 45\n": (
+        ["What is the value of MAX_RETRIES?", "How many seconds is the timeout?"],
+        ["Explain how photosynthesis works in plants."],
+    ),
+    "Name, City, Age\nAnna Kolb, Berlin, 34\nPeter Hansen, Oslo, 51\nJun Sato, Osaka, 45\n": (
+        ["In which city does Peter Hansen live?", "What is the age of Anna Kolb?"],
+        ["What is the capital of Portugal and what is it known for?"],
+    ),
+    "The harbour of Tarn opens in April, and the ferry to Brenn leaves at 6:40 from pier three.": (
+        [
+            "wen does teh tarn harbor open",
+            "Please tell me, if you can, at what time in the morning I have to be at the boat that goes to Brenn.",
+            "When does it open?",
+            "Where?",
+        ],
+        ["Please tell me, if you can, how I might cook a good dinner for six guests."],
+    ),
+}
+
+
 @pytest.fixture(scope="module")
 def engine(default_model_path: Path) -> Iterator[Engine]:
     with LlamaEngine.load(default_model_path, EngineConfig()) as loaded:
@@ -49,15 +77,38 @@ def engine(default_model_path: Path) -> Iterator[Engine]:
 
 @pytest.fixture(scope="module")
 def keys(engine: Engine) -> ChunkKeys:
-    """Keys of the five texts, made as attaching makes them."""
+    """Keys of the five texts."""
+    return keys_of(engine, TEXTS)
+
+
+def keys_of(engine: Engine, texts: Iterable[str]) -> ChunkKeys:
+    """Keys of chunks, made as attaching makes them."""
     registry = load_registry()
     path = registry.locate(registry.hypernetworks["smollm2-135m-document"])
     assert path is not None
     net = OnnxHypernetwork.load(path, threads=1, expected_base=engine.info)
     head = net.alone.search_head()
     assert head is not None, "the shipped bundle has a search head"
-    made = [head.keys(encode_chunk(engine, net.info, engine.tokenize(text), CancelToken()).hidden) for text in TEXTS]
+    made = [head.keys(encode_chunk(engine, net.info, engine.tokenize(text), CancelToken()).hidden) for text in texts]
     return in_memory(head.question, net.alone.info, made)
+
+
+def is_asked(question: str, keys: ChunkKeys, engine: Engine, chunks: int = 1) -> bool:
+    """Whether `ask` would put the question to the document."""
+    hidden = read_question(question, engine, keys.capture, keys.prefix)
+    return keys.is_related(keys.scores_of(hidden), keys.most_of(hidden), chunks)
+
+
+@pytest.mark.parametrize("text", RELATED)
+def test_what_a_text_is_asked_about_is_told_from_all_else(text: str, engine: Engine) -> None:
+    about, elsewhere = RELATED[text]
+    keys = keys_of(engine, [text])
+    assert [question for question in about if not is_asked(question, keys, engine)] == []
+    assert [question for question in elsewhere if is_asked(question, keys, engine)] == []
+
+
+def test_questions_in_other_words_are_about_the_document(engine: Engine, keys: ChunkKeys) -> None:
+    assert [question for question in ASKED if not is_asked(question, keys, engine, len(TEXTS))] == []
 
 
 def test_questions_in_other_words_find_their_chunk(engine: Engine, keys: ChunkKeys, tmp_path: Path) -> None:
