@@ -45,11 +45,6 @@ class ChunkWriter:
     hypernetwork: Hypernetwork
     first: int = 0
 
-    @property
-    def has_keys(self) -> bool:
-        """Whether chunks get search keys."""
-        return self.hypernetwork.search_head() is not None
-
     def write(self, chunk: Chunk, weights: LoraWeights, activations: Activations, name: str = "") -> None:
         """Write a chunk's adapter.
 

@@ -46,9 +46,10 @@ class _Rated:
     related: bool = True
 
     @property
-    def best(self) -> int:
-        """The best chunk; of equals, the first one."""
-        return max(self.scores, key=lambda chunk: (self.scores[chunk], -chunk))
+    def best(self) -> tuple[float, int]:
+        """Score and number of the best chunk; of equals, the first one."""
+        chunk = max(self.scores, key=lambda chunk: (self.scores[chunk], -chunk))
+        return self.scores[chunk], chunk
 
 
 class ChunkChooser:
@@ -70,23 +71,23 @@ class ChunkChooser:
         if rated and not asked:
             left_out = tuple(one.info.name for one in rated)
             return Choice(tuple(use for use in uses if use not in searched), left_out=left_out)
-        found = [one for one in asked if one.scores]
+        found = [(*one.best, one.info) for one in asked if one.scores]
         if not found:
             return Choice(tuple(uses))
-        first = max(found, key=lambda one: one.scores[one.best])  # of equals, the document that was named first
-        file = first.info.chunk_path(first.best)
+        _, best, info = max(found, key=lambda one: one[0])  # of equals, the document that was named first
+        file = info.chunk_path(best)
         if not file.is_file():
-            logger.warning("the adapter of chunk %d of `%s` is missing: %s", first.best + 1, first.info.name, file)
+            logger.warning("the adapter of chunk %d of `%s` is missing: %s", best + 1, info.name, file)
             return Choice(tuple(uses))
-        beside = {one.info.id for one in asked if one.info.chunks == 1} - {first.info.id}
+        beside = {one.info.id for one in asked if one.info.chunks == 1} - {info.id}
         kept = []
         for use in uses:
             of = searched.get(use)
             if of is None or of.id in beside:
                 kept.append(use)
-            elif of.id == first.info.id:
+            elif of.id == info.id:
                 kept.append(AdapterUse(file, use.scale))
-        chunk = ChosenChunk(first.info.name, first.best, first.info.chunks) if file != first.info.path else None
+        chunk = ChosenChunk(info.name, best, info.chunks) if file != info.path else None
         return Choice(tuple(kept), chunk)
 
     def _searched(self, uses: Sequence[AdapterUse]) -> dict[AdapterUse, AdapterInfo]:
@@ -114,16 +115,16 @@ class ChunkChooser:
         words: Sequence[Mapping[Place, float]],
         engine: Engine,
     ) -> _Rated:
-        total = alone_total = np.zeros(len(keys.starts), np.float32)
+        total, closest = np.zeros((2, len(keys.starts)), np.float32)  # with words beside, and without
         most = 0.0
         for (question, weight), of_question in zip(recent, words, strict=True):
             hidden = self._read(question, keys, engine)
             alone = keys.scores_of(hidden)
             beside = [of_question.get((info.id, chunk), 0.0) for chunk in range(len(alone))]
-            total = total + np.float32(weight) * keys.beside_words(alone, np.array(beside, np.float32))
-            alone_total = alone_total + np.float32(weight) * alone
+            total += np.float32(weight) * keys.beside_words(alone, np.array(beside, np.float32))
+            closest += np.float32(weight) * alone
             most += weight * keys.most_of(hidden)
-        related = not self._only_related or keys.is_related(alone_total, most, info.chunks)
+        related = not self._only_related or keys.is_related(closest, most, info.chunks)
         return _Rated(info, {chunk: float(score) for chunk, score in enumerate(total)}, related)
 
     def _read(self, question: str, keys: ChunkKeys, engine: Engine) -> FloatArray:

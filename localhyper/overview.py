@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from pathlib import PurePath
 
-from localhyper.chunking import borders
+from localhyper.chunking import Chunk, Tokenize, borders, first_tokens
 from localhyper.sources.document import Document
 
 LONGEST_SUBJECT = 100  # characters
@@ -45,6 +45,13 @@ def overview(document: Document) -> str:
     elif points := names_of(text, subject):
         lines.append(_NAMES.format(points=_listed(points)))
     return "\n".join(lines)
+
+
+def overview_chunk(document: Document, index: int, tokenize: Tokenize, most: int) -> Chunk | None:
+    """The overview as a chunk of at most so many tokens, after the document's text; None where there is none."""
+    text, end = overview(document), len(document.text)
+    ids, _ = first_tokens(text, tokenize, most)
+    return Chunk(index, ids, text, end, end) if len(ids) else None
 
 
 def subject_of(document: Document) -> str:

@@ -32,7 +32,7 @@ from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library, Passage, check_name, chunk_folder
 from localhyper.lora import Recompressed
 from localhyper.new_adapter import Origin, new_adapter, store_adapter
-from localhyper.overview import overview
+from localhyper.overview import overview_chunk
 from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
 
@@ -232,10 +232,7 @@ class _Attach:
         """What the document says of itself, as a chunk after its last; None where nothing could choose it."""
         if self._hypernetwork.alone.search_head() is None:  # no words of it are searched
             return None
-        end = len(self._document.text)
-        text = overview(self._document)
-        ids, _ = first_tokens(text, self._engine.tokenize, self._hypernetwork.info.chunk_tokens)
-        return Chunk(chunks, ids, text, end, end) if len(ids) else None
+        return overview_chunk(self._document, chunks, self._engine.tokenize, self._hypernetwork.info.chunk_tokens)
 
     def _resumed(self, chunks: int) -> int:
         """Take up what an earlier run left, where all of it is there; the chunks it had done."""

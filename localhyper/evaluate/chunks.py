@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
-from localhyper.chunking import Chunk, first_tokens, split_document
+from localhyper.chunking import Chunk, split_document
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.choice_set import packaged_lines
@@ -25,7 +25,7 @@ from localhyper.evaluate.reading_set import Passage, read_reading_set, sample_qu
 from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library
 from localhyper.lora import FloatArray
-from localhyper.overview import overview
+from localhyper.overview import overview_chunk
 from localhyper.pipeline import encode_chunk, passages_of
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 from localhyper.search_head import SearchHead
@@ -205,8 +205,8 @@ class _Searcher:
             holding = np.zeros(places, bool)
             holding[: len(texts)] = [any(answer.casefold() in text for answer in question.answers) for text in texts]
             if holding.any():
-                unrelated = self._is_unrelated(question.text, keys, len(chunks))
-                for column, scores in self._scores(question.text, stored, places, keys).items():
+                columns, unrelated = self._ask(question.text, stored, places, keys)
+                for column, scores in columns.items():
                     rank = -1 if scores is None else _best_rank(scores, holding)
                     astray = scores is not None and int(scores.argmax()) == len(chunks)
                     held = int(holding.sum())
@@ -215,9 +215,9 @@ class _Searcher:
             last = np.arange(places) == len(chunks)
             for text in self._general:
                 self._cancel.check()
-                scores = self._scores(text, stored, places, keys)["both"]
+                columns, unrelated = self._ask(text, stored, places, keys)
+                scores = columns["both"]
                 assert scores is not None
-                unrelated = self._is_unrelated(text, keys, len(chunks))
                 yield ChunkCase(
                     passage.id, text, GENERAL, _best_rank(scores, last), len(chunks), 1, unrelated=unrelated
                 )
@@ -225,28 +225,25 @@ class _Searcher:
     def _keys(self, document: Document, chunks: Sequence[Chunk], head: SearchHead) -> ChunkKeys:
         """Those of all chunks, and of the overview where the document has one."""
         info = self._network.info
-        ids, _ = first_tokens(overview(document), self._engine.tokenize, info.chunk_tokens)
-        parts = [*(chunk.token_ids for chunk in chunks), *([ids] if len(ids) else [])]
-        made = [head.keys(encode_chunk(self._engine, info, part, self._cancel).hidden) for part in parts]
+        said = overview_chunk(document, len(chunks), self._engine.tokenize, info.chunk_tokens)
+        parts = [*chunks, said] if said is not None else chunks
+        made = [head.keys(encode_chunk(self._engine, info, part.token_ids, self._cancel).hidden) for part in parts]
         return in_memory(head.question, info, made)
 
-    def _is_unrelated(self, question: str, keys: ChunkKeys | None, chunks: int) -> bool:
-        if keys is None:
-            return False
-        hidden = read_question(question, self._engine, keys.capture, keys.prefix)
-        return not keys.is_related(keys.scores_of(hidden), keys.most_of(hidden), chunks)
-
-    def _scores(
+    def _ask(
         self, question: str, stored: AdapterInfo, places: int, keys: ChunkKeys | None
-    ) -> dict[str, FloatArray | None]:
+    ) -> tuple[dict[str, FloatArray | None], bool]:
+        """Scores in all columns, and whether `ask` would take the question for one about something else."""
         words = np.zeros(places, np.float32)
         for (_, chunk), score in self._library.score_chunks(question, [stored.id]).items():
             words[chunk] = score
         found: dict[str, FloatArray | None] = {"any chunk": None, "words": words}
-        if keys is not None:
-            alone = keys.scores(question, self._engine)
-            found |= {"keys": alone, "both": keys.beside_words(alone, words)}
-        return found
+        if keys is None:
+            return found, False
+        hidden = read_question(question, self._engine, keys.capture, keys.prefix)
+        alone = keys.scores_of(hidden)
+        found |= {"keys": alone, "both": keys.beside_words(alone, words)}
+        return found, not keys.is_related(alone, keys.most_of(hidden), stored.chunks)
 
 
 def _best_rank(scores: FloatArray, holding: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:

@@ -36,13 +36,10 @@ def render_table(result: ChunkResult) -> RenderableType:
         asked, astray = bracket(result.general, ".1f", 100), bracket(result.astray, ".1f", 100)
         overview = [f'questions like "What is it about?" find the overview in {asked} %, the others in {astray} %']
     if result.unrelated is not None:
-        share = bracket(result.unrelated, ".1f", 100)
-        general = (
-            f", {bracket(result.general_unrelated, '.1f', 100)} % of the general ones"
-            if result.general_unrelated
-            else ""
-        )
-        overview.append(f"taken for questions about something else: {share} %{general}")
+        told = f"taken for questions about something else: {bracket(result.unrelated, '.1f', 100)} %"
+        if result.general_unrelated is not None:
+            told += f", {bracket(result.general_unrelated, '.1f', 100)} % of the general ones"
+        overview.append(told)
     lines = [
         *overview,
         f"{result.left_out} questions were left out: no chunk spells their answer, or their document is a single chunk",

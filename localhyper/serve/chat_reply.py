@@ -35,7 +35,7 @@ class ReplyHead:
     def whole(self, text: str, stats: GenerationStats, chosen: Choice = NOTHING) -> dict[str, object]:
         """The reply in one piece; `chosen` is what answered."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(stats)}
+        choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason_for_clients(stats)}
         return self._object("chat.completion", [choice]) | {"usage": usage(stats)} | answered_by(chosen)
 
     def opening(self) -> bytes:
@@ -48,7 +48,7 @@ class ReplyHead:
 
     def ending(self, stats: GenerationStats, chosen: Choice = NOTHING) -> bytes:
         """The events that end a stream, from the finish reason on; `chosen` is what answered."""
-        events = self._chunk({}, finish_reason(stats), chosen)
+        events = self._chunk({}, reason_for_clients(stats), chosen)
         if self.with_usage:
             events += event(self._object("chat.completion.chunk", []) | {"usage": usage(stats)})
         return events + DONE
@@ -62,7 +62,7 @@ class ReplyHead:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model, "choices": list(choices)}
 
 
-def finish_reason(stats: GenerationStats) -> str:
+def reason_for_clients(stats: GenerationStats) -> str:
     """In the words that clients know: a reply that went in circles was cut."""
     return "length" if stats.finish_reason == "loop" else stats.finish_reason
 

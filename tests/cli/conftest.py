@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +100,12 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def shell(tmp_path: Path, tiny_models: tuple[Path, Path]) -> Shell:
     """A shell with an empty home."""
     return Shell(tmp_path / "home", *tiny_models)
+
+
+@pytest.fixture
+def shipped(shell: Shell, home_with_model: Path) -> Shell:
+    """A shell over the default base model, with what is shipped."""
+    return replace(shell, home=home_with_model)
 
 
 @pytest.fixture

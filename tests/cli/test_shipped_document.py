@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +12,6 @@ from tests.cli.conftest import Shell
 pytestmark = pytest.mark.native
 NOTE = "The access code of Marlow Station is 4817. The harbour of Tarn opens in April."
 ELSEWHERE = "Which ocean lies between Europe and North America?"
-
-
-@pytest.fixture
-def shipped(shell: Shell, home_with_model: Path) -> Shell:
-    """A shell over the default base model, with what is shipped."""
-    return replace(shell, home=home_with_model)
 
 
 def answers(shell: Shell, question: str, *words: str) -> list[dict[str, object]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +18,6 @@ pytestmark = pytest.mark.native
 NAME = "smollm2-135m-task"
 TARGETS = {"attn_q", "attn_v", "ffn_down"}
 RANK = 16
-
-
-@pytest.fixture
-def shipped(shell: Shell, home_with_model: Path) -> Shell:
-    """A shell over the default base model, with what is shipped."""
-    return replace(shell, home=home_with_model)
 
 
 @pytest.fixture

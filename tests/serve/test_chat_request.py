@@ -8,7 +8,7 @@ import pytest
 
 from localhyper.engine import ChatMessage, GenerationStats, Sampling
 from localhyper.serve.api_error import ApiError
-from localhyper.serve.chat_reply import finish_reason
+from localhyper.serve.chat_reply import reason_for_clients
 from localhyper.serve.chat_request import parse_chat
 from localhyper.serve.request_body import parse_object
 from tests.serve.scripted import body
@@ -174,4 +174,4 @@ def test_a_body_that_is_no_json_object_is_refused(data: bytes, words: str) -> No
 
 @pytest.mark.parametrize(("ours", "theirs"), [("stop", "stop"), ("length", "length"), ("loop", "length")])
 def test_reasons_are_told_in_words_that_clients_know(ours: str, theirs: str) -> None:
-    assert finish_reason(GenerationStats(3, 0, 2, 0.1, 0.1, 0.1, ours)) == theirs
+    assert reason_for_clients(GenerationStats(3, 0, 2, 0.1, 0.1, 0.1, ours)) == theirs
