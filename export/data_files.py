@@ -20,6 +20,7 @@ from localhyper.export.texts import Corpus, Example, Pair, split_sentences
 
 T = TypeVar("T")
 END_MARKER = "<|endoftext|>"  # some copies of data sets left it on their answers
+OPENING = 80  # characters by which two contexts of different files count as the same
 SMALLEST_ARTICLE = 8  # contexts of one title that count as a text of their own
 
 
@@ -27,17 +28,20 @@ def read_rows(path: Path) -> Iterator[dict[str, object]]:
     """Rows of a JSON Lines file, gzip'd or not.
 
     Raises:
-        ConfigError: The file is missing or holds a line that is not a JSON object.
+        ConfigError: The file is missing, cannot be read, or holds a line that is not JSON.
     """
     if not path.is_file():
         raise ConfigError(f"training data file {path} is missing", "name files that exist in the recipe's [data] table")
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ConfigError(f"{path} line {number} is not JSON: {error.msg}") from None
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ConfigError(f"{path} line {number} is not JSON: {error.msg}") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ConfigError(f"training data file {path} cannot be read: {error}", "fetch it again") from None
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
@@ -139,7 +143,7 @@ def load_corpus(
         tokenizer: The base model's tokenizer.
         max_tokens: Most tokens of a context.
         holdout: Every `holdout`-th reading context, request, reply and passage is held out, and the last tenth of
-            every text.
+            every text. A context that begins as one that is held out is not trained on, whatever file it is in.
         instructions: Instruction-set files.
         replies: Files of the base model's own replies.
         about: Files of its own answers to general questions about a passage.
@@ -147,6 +151,8 @@ def load_corpus(
     examples, held_examples = hold_out(
         [example for name in reading for example in read_reading(root / name, tokenizer, max_tokens)], holdout
     )
+    unseen = {example.text[:OPENING] for example in held_examples}
+    examples = [example for example in examples if example.text[:OPENING] not in unseen]
     requests, held_requests = hold_out([p for name in instructions for p in read_instructions(root / name)], holdout)
     own, held_own = hold_out([p for name in replies for p in read_replies(root / name)], holdout)
     general, held_general = hold_out([e for name in about for e in read_about(root / name)], holdout)

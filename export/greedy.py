@@ -1,6 +1,6 @@
 """Greedy replies of the base model to many requests at once, in PyTorch: where a GPU is, faster than one by one.
 
-Nothing is kept between tokens: each one costs a pass over the whole group, which a GPU hardly notices.
+Keys and values of a group are kept between tokens, in rows as wide as its longest prompt and reply.
 """
 
 from __future__ import annotations
@@ -8,31 +8,83 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from tokenizers import Tokenizer
+from torch import Tensor
 
 from localhyper.export.prompts import PromptFormat
 from localhyper.export.torch_base import TorchBase
+
+
+class KeyValueCache:
+    """Keys and values of a group of rows, each at its own length.
+
+    Padding on the right of a prompt is written too, but lies after all that a row's last token may look at, until a
+    token of the reply takes its place.
+    """
+
+    def __init__(self, base: TorchBase, rows: int, width: int) -> None:
+        self.base = base
+        weight = base.get_buffer("token_embd_weight")
+        size = (base.shape.blocks, rows, base.shape.kv_heads, width, base.shape.head_size)
+        self.keys, self.values = weight.new_zeros(size), weight.new_zeros(size)
+        self._sharing = base.shape.heads // base.shape.kv_heads
+        self._rows, self._columns = (torch.arange(n, device=weight.device) for n in (rows, width))
+
+    def prefill(self, ids: Tensor) -> Tensor:
+        """Read prompts [rows, tokens], right-padded; the stream after the last block [rows, tokens, hidden]."""
+        tokens = ids.shape[1]
+        seen = self._columns[:tokens] <= self._columns[:tokens, None]
+        return self._run(ids, self._columns[None, :tokens], seen.repeat(self._sharing, 1), tokens)
+
+    def step(self, ids: Tensor, places: Tensor, seen: int) -> Tensor:
+        """Read one token a row, ids and places [rows]; the stream [rows, hidden]. No place is `seen` or beyond."""
+        mask = self._columns[None, :seen] <= places[:, None]
+        return self._run(ids[:, None], places[:, None], mask[:, None, None], seen)[:, 0]
+
+    def _run(self, ids: Tensor, places: Tensor, mask: Tensor, seen: int) -> Tensor:
+        base, x = self.base, self.base.embed(ids)
+        for block in range(base.shape.blocks):
+            h = base.norm(x, base.weight(block, "attn_norm"))
+            q, k, v = base.attention_inputs(block, h, places=places)
+            self.keys[block][self._rows[:, None], :, places] = k.transpose(1, 2)
+            self.values[block][self._rows[:, None], :, places] = v.transpose(1, 2)
+            mixed = self._attend(q, self.keys[block, :, :, :seen], self.values[block, :, :, :seen], mask)
+            x = x + F.linear(mixed, base.weight(block, "attn_output"))
+            x = x + F.linear(base.ffn_input(block, x), base.weight(block, "ffn_down"))
+        return x
+
+    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+        """What queries [rows, heads, tokens, head_size] find, [rows, tokens, hidden].
+
+        Heads that share keys are as good as more tokens that look at them: nothing is copied for each head.
+        """
+        rows, heads, tokens, size = q.shape
+        q = q.reshape(rows, heads // self._sharing, self._sharing * tokens, size)
+        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        return mixed.reshape(rows, heads, tokens, size).transpose(1, 2).flatten(2)
 
 
 @torch.no_grad()
 def greedy_group(base: TorchBase, prompts: Sequence[Sequence[int]], end: int, max_tokens: int) -> list[list[int]]:
     """Continue prompts (token ids) by up to `max_tokens` most likely tokens; `end` and what follows is left out."""
     device = base.cos.device
-    width = max(map(len, prompts)) + max_tokens
-    ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    longest = max(map(len, prompts))
+    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
-    ids = ids.to(device)
     starts = torch.tensor([len(prompt) for prompt in prompts], device=device)
     rows, done = torch.arange(len(prompts), device=device), torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    for made in range(max_tokens):
-        at = starts + made
-        x, _ = base.run(base.embed(ids[:, : int(at.max())]), 0, base.shape.blocks)
-        ids[rows, at] = base.logits(x[rows, at - 1]).argmax(-1)
-        done |= ids[rows, at] == end
-        if bool(done.all()):
+    cache = KeyValueCache(base, len(prompts), longest + max_tokens)
+    x = cache.prefill(ids.to(device))[rows, starts - 1]
+    made: list[Tensor] = []
+    while True:
+        made.append(base.logits(x).argmax(-1))
+        done |= made[-1] == end
+        if len(made) == max_tokens or bool(done.all()):
             break
-    replies = [row[start : start + max_tokens].tolist() for row, start in zip(ids.cpu(), starts.tolist(), strict=True)]
+        x = cache.step(made[-1], starts + len(made) - 1, longest + len(made))
+    replies = torch.stack(made, 1).tolist()
     return [reply[: reply.index(end)] if end in reply else reply for reply in replies]
 
 
@@ -46,7 +98,9 @@ def greedy_replies(
     group: int = 256,
 ) -> list[str]:
     """The greedy reply to each request, "" for one of more than `longest` tokens; groups are of like length."""
-    encoded = [tokenizer.encode(prompts.render(request), add_special_tokens=False).ids for request in requests]
+    encoded = [
+        one.ids for one in tokenizer.encode_batch([prompts.render(r) for r in requests], add_special_tokens=False)
+    ]
     fitting = sorted((i for i, ids in enumerate(encoded) if len(ids) <= longest), key=lambda i: len(encoded[i]))
     end = tokenizer.token_to_id(prompts.end_of_turn)
     assert end is not None  # it comes from the same file

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from localhyper.atomic import write_bytes_atomic
 from localhyper.errors import LocalHyperError
@@ -24,6 +26,11 @@ MIB = 2**20
 HALF_ABOVE = 4096  # as in a bundle
 
 
+def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights with large tensors as float16."""
+    return {name: value.half() if value.numel() >= HALF_ABOVE else value for name, value in weights.items()}
+
+
 def pack(run: Path) -> bytes:
     """Step, seconds and weights of a run's checkpoint.
 
@@ -31,10 +38,8 @@ def pack(run: Path) -> bytes:
         ConfigError: The run has none.
     """
     state = read_run(run)
-    weights = {
-        name: value.half() if value.numel() >= HALF_ABOVE else value for name, value in state["hypernetwork"].items()
-    }
     stream = io.BytesIO()
+    weights = halved(state["hypernetwork"])
     torch.save({"step": state["step"], "seconds": state["seconds"], "hypernetwork": weights}, stream)
     return stream.getvalue()
 

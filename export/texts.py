@@ -65,10 +65,11 @@ class Corpus:
 
 def split_sentences(text: str) -> list[str]:
     """Sentences of 20 to 400 characters."""
-    return [sentence for sentence in _all_sentences(text) if 20 <= len(sentence) <= 400]
+    return [sentence for sentence in split_passage(text) if 20 <= len(sentence) <= 400]
 
 
-def _all_sentences(text: str) -> list[str]:
+def split_passage(text: str) -> list[str]:
+    """All sentences, however short or long, with single spaces."""
     return SENTENCE_END.split(re.sub(r"\s+", " ", text))
 
 
@@ -83,7 +84,7 @@ def article_texts(examples: Sequence[Example]) -> Iterator[Text]:
         for example in members:
             placed.append((len(sentences), example))
             # Whole contexts where a sentence is too long or too short for filler: an article must not have holes.
-            sentences += _all_sentences(example.text)
+            sentences += split_passage(example.text)
         yield Text(sentences, placed)
 
 

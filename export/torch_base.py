@@ -142,11 +142,13 @@ class TorchBase(nn.Module):
         """RMS norm over the last axis."""
         return F.rms_norm(x, (x.shape[-1],), weight, self.shape.norm_epsilon)
 
-    def _rotate(self, x: Tensor) -> Tensor:
-        """Rotary embedding on interleaved pairs; x [batch, heads, tokens, head_size]."""
-        tokens = x.shape[2]
+    def _rotate(self, x: Tensor, places: Tensor | None = None) -> Tensor:
+        """Rotary embedding on interleaved pairs; x [batch, heads, tokens, head_size], places [batch, tokens]."""
         even, odd = x[..., 0::2], x[..., 1::2]
-        cos, sin = self.cos[:tokens], self.sin[:tokens]
+        if places is None:
+            cos, sin = self.cos[: x.shape[2]], self.sin[: x.shape[2]]
+        else:
+            cos, sin = self.cos[places][:, None], self.sin[places][:, None]
         return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
 
     def _linear(self, block: int, name: str, x: Tensor, lora: Mapping[str, BlockLora]) -> Tensor:
@@ -154,19 +156,27 @@ class TorchBase(nn.Module):
         out = F.linear(x, self.weight(block, name))
         return out + _apply_lora(lora[name], x) if name in lora else out
 
-    def _attention(self, block: int, x: Tensor, lora: Mapping[str, BlockLora]) -> Tensor:
+    def attention_inputs(
+        self, block: int, x: Tensor, lora: Mapping[str, BlockLora] = NONE, places: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [batch, heads, tokens, head_size], keys and values [batch, kv_heads, …] of normed x.
+
+        `places` [batch, tokens] are the tokens' positions; None = 0, 1, 2, …
+        """
         batch, tokens, _ = x.shape
-        shape, size = self.shape, self.shape.head_size
 
         def heads(name: str, count: int) -> Tensor:
-            return self._linear(block, name, x, lora).view(batch, tokens, count, size).transpose(1, 2)
+            return self._linear(block, name, x, lora).view(batch, tokens, count, -1).transpose(1, 2)
 
-        q, k = self._rotate(heads("attn_q", shape.heads)), self._rotate(heads("attn_k", shape.kv_heads))
-        v = heads("attn_v", shape.kv_heads)
-        repeat = shape.heads // shape.kv_heads
+        q, k = heads("attn_q", self.shape.heads), heads("attn_k", self.shape.kv_heads)
+        return self._rotate(q, places), self._rotate(k, places), heads("attn_v", self.shape.kv_heads)
+
+    def _attention(self, block: int, x: Tensor, lora: Mapping[str, BlockLora]) -> Tensor:
+        q, k, v = self.attention_inputs(block, x, lora)
+        repeat = self.shape.heads // self.shape.kv_heads
         k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self._linear(block, "attn_output", mixed.transpose(1, 2).reshape(batch, tokens, -1), lora)
+        return self._linear(block, "attn_output", mixed.transpose(1, 2).flatten(2), lora)
 
     def ffn_input(self, block: int, x: Tensor, lora: Mapping[str, BlockLora] = NONE) -> Tensor:
         """What enters `ffn_down` of a block, [batch, tokens, ffn], given the stream after attention."""

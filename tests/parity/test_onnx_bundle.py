@@ -14,7 +14,9 @@ onnx = pytest.importorskip("onnx", reason="onnx is in the [train] extra")
 
 from localhyper.engine import Activations, BaseModelInfo  # noqa: E402
 from localhyper.errors import HypernetworkError  # noqa: E402
+from localhyper.export import bundle_checkpoint  # noqa: E402
 from localhyper.export.bundle_weights import read_bundle_weights  # noqa: E402
+from localhyper.export.given_weights import read_given, take_given  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.metric import LowRankMoment, low_rank  # noqa: E402
 from localhyper.export.onnx_bundle import BundleGraph, check_parity, rounded, write_bundle  # noqa: E402
@@ -146,3 +148,22 @@ def test_weights_come_back_out_of_a_bundle(trained: AssociationHypernetwork, bun
         torch.testing.assert_close(got[name], values, rtol=1e-6, atol=1e-7, msg=name)
     with pytest.raises(HypernetworkError, match=r"other weights|do not fit"):
         read_bundle_weights(bundle, replace(CONFIG, width=32))
+
+
+@pytest.mark.slow
+def test_a_bundle_becomes_a_checkpoint_to_begin_from(
+    trained: AssociationHypernetwork, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {key: list(value) if isinstance(value, tuple) else value for key, value in CONFIG.as_dict().items()}
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("[hypernetwork]\n" + "".join(f"{key} = {value}\n" for key, value in sizes.items()), "utf-8")
+    out = tmp_path / "begin.pt"
+    assert bundle_checkpoint.main([str(recipe), str(bundle), "--out", str(out)]) == 0
+    begun = AssociationHypernetwork(CONFIG, make_moment())
+    given = read_given(out, torch.device("cpu"), CONFIG)
+    assert take_given(begun, out, given["hypernetwork"]) == []
+    torch.testing.assert_close(begun.state_dict(), rounded(trained).state_dict(), rtol=1e-3, atol=1e-5)
+    with pytest.raises(SystemExit) as stop:
+        bundle_checkpoint.main([str(recipe), str(tmp_path / "no.onnx"), "--out", str(tmp_path / "no.pt")])
+    assert stop.value.code not in (0, None) and "error: " in capsys.readouterr().err
+    assert not (tmp_path / "no.pt").exists()
