@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from localhyper.blas_threads import one_core_left
+from localhyper.blas_threads import one_thread_a_product
 from localhyper.checksums import file_sha256
 from localhyper.engine import BaseModelInfo
 from localhyper.errors import AdapterError, LibraryError
@@ -133,7 +133,7 @@ def merge_adapters(
         for source in sources:
             check_adapter(source.path, base)
     parts = [_scaled(source) for source in sources]
-    with one_core_left():
+    with one_thread_a_product():
         total = combine(parts)
         full = total.rank
         if rank == 0 and full > MAX_RANK:

@@ -79,7 +79,7 @@ class HypernetSettings:
 
     name: str = setting("", "hypernetwork for documents; empty = the one known for the base model")
     task: str = setting("", "hypernetwork for descriptions of tasks; likewise")
-    threads: int = setting(0, "CPU threads; 0 = all cores but one", low=0, high=1024)
+    threads: int = setting(0, "CPU threads; 0 = all physical cores", low=0, high=1024)
     providers: tuple[str, ...] = setting((), "onnxruntime execution providers in order of preference; empty = CPU")
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from localhyper.blas_threads import one_core_left
+from localhyper.blas_threads import one_thread_a_product
 from localhyper.engine import Activations
 from localhyper.hypernet import Hypernetwork
 from localhyper.lora import Accumulator, AccumulatorState, LoraWeights, Recompressed, even_ranks, working_rank
@@ -40,7 +40,7 @@ class DocumentSum:
 
     def add(self, weights: LoraWeights, activations: Activations) -> None:
         """Add what the hypernetwork made of one chunk's activations."""
-        with one_core_left():
+        with one_thread_a_product():
             self._sum(weights).add(weights)
             self._add_inputs(activations)
 
@@ -50,7 +50,7 @@ class DocumentSum:
         Raises:
             AdapterError: Nothing was added.
         """
-        with one_core_left():
+        with one_thread_a_product():
             turn = self._whiten if self._hypernetwork.info.whitening else None
             result = self._sum().finish(self._hypernetwork.bias(), self._rank, turn)
             return Recompressed(even_ranks(result.weights), result.energy_kept)

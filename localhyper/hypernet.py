@@ -118,7 +118,7 @@ class OnnxHypernetwork:
 
         Args:
             path: The `.onnx` file.
-            threads: CPU threads for one operator; 0 = all cores but one.
+            threads: CPU threads for one operator; 0 = all physical cores.
             providers: Execution providers in order of preference; the CPU is always the last resort.
             expected_base: Refuse the bundle unless it belongs to this base model.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from localhyper.errors import LocalHyperError
-from localhyper.memory_check import thread_counts
+from localhyper.memory_check import physical_cores
 from localhyper.progress import CancelToken
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def open_session(
         path: The `.onnx` file.
         what: The model in messages, such as: hypernetwork.
         error: Class of what is raised.
-        threads: CPU threads for one operator; 0 = all cores but one.
+        threads: CPU threads for one operator; 0 = all physical cores.
         providers: Execution providers in order of preference; the CPU is always the last resort.
 
     Raises:
@@ -72,7 +72,10 @@ def open_session(
         ) from cause
     onnxruntime.set_default_logger_severity(_QUIET)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or thread_counts(0, 0)[0]
+    options.intra_op_num_threads = threads or physical_cores()
+    # Threads that wait by spinning take a core away from each other as soon as another process is busy: on two cores a
+    # chunk took 84 ms in place of 65; alone, it takes 48 in place of 42.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.inter_op_num_threads = 1
     options.log_severity_level = _QUIET
     wanted = _usable(providers, onnxruntime.get_available_providers())

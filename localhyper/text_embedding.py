@@ -75,7 +75,7 @@ class Embedder:
 
         Args:
             folder: Holds one `.onnx` file, at its top or in `onnx/`, and `tokenizer.json`.
-            threads: CPU threads; 0 = all cores but one.
+            threads: CPU threads; 0 = all physical cores.
             providers: onnxruntime's execution providers in order of preference; the CPU is always the last resort.
 
         Raises:

@@ -14,11 +14,13 @@ torch. Knows no model and no file format.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from localhyper.blas_threads import each
 from localhyper.errors import AdapterError
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric
 
@@ -53,15 +55,16 @@ def add_inputs(moment: InputMoment | None, inputs: FloatArray) -> InputMoment:
         return InputMoment(count, rows=inputs)
     total = moment.tokens + count
     if moment.second is not None:
-        for layer, rows in enumerate(inputs):
-            moment.second[layer] += rows.T @ rows
+        products = each(lambda layer: inputs[layer].T @ inputs[layer], len(inputs))
+        for second, product in zip(moment.second, products, strict=True):
+            second += product
         return InputMoment(total, second=moment.second)
     assert moment.rows is not None
     together = np.concatenate((moment.rows, inputs), axis=1)
     # From about here on, one inverse of d_in costs less than the products with every row.
     if total <= 5 * width // 6:
         return InputMoment(total, rows=together)
-    return InputMoment(total, second=np.matmul(together.transpose(0, 2, 1), together))
+    return InputMoment(total, second=np.stack(each(lambda layer: together[layer].T @ together[layer], len(together))))
 
 
 @dataclass(frozen=True)
@@ -117,14 +120,15 @@ def whiten(
         wanted = (len(target.layers), target.a.shape[2])
         if moment.shape != wanted:
             raise AdapterError(f"`{name}` has {wanted[0]} layers of width {wanted[1]}, its inputs {moment.shape}")
-        rows = [_turn(a, layer, moment, metric, weight) for layer, a in enumerate(target.a)]
-        targets[name] = LoraTarget(target.layers, np.stack(rows), target.b)
+        turn = functools.partial(_turn, target.a, moment=moment, metric=metric, weight=weight)
+        targets[name] = LoraTarget(target.layers, np.stack(each(turn, len(target.a))), target.b)
         measured[name] = DocumentMetric(metric, moment, weight)
     return Whitened(LoraWeights(targets), measured)
 
 
-def _turn(a: FloatArray, layer: int, moment: InputMoment, metric: Metric, weight: float) -> FloatArray:
-    """A' of one layer, float32 [rank, d_in]."""
+def _turn(all_a: FloatArray, layer: int, moment: InputMoment, metric: Metric, weight: float) -> FloatArray:
+    """A' of one layer of A [layers, rank, d_in], float32 [rank, d_in]."""
+    a = all_a[layer]
     if moment.rows is not None:
         return _turn_by_rows(a, layer, moment.rows[layer], metric, weight)
     assert moment.second is not None

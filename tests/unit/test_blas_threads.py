@@ -1,13 +1,15 @@
-"""A merge leaves a core to other programs, and numpy has all of its threads again afterwards."""
+"""Products share the cores without waiting for each other, and numpy has all of its threads again afterwards."""
 
 from __future__ import annotations
+
+import threading
 
 import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController, threadpool_info
 
-from localhyper import memory_check
-from localhyper.blas_threads import one_core_left
+from localhyper import blas_threads
+from localhyper.blas_threads import each, one_thread_a_product
 
 
 def blas() -> list[int]:
@@ -16,23 +18,46 @@ def blas() -> list[int]:
     return [one["num_threads"] for one in found]
 
 
-@pytest.mark.parametrize(("cores", "wanted"), [(1, 1), (2, 1), (3, 2)])
-def test_all_but_one_core_inside_and_as_before_after_it(
-    monkeypatch: pytest.MonkeyPatch, cores: int, wanted: int
+def at_once(count: int) -> int:
+    """How many of `count` calls are inside at the same time; each waits a moment for others to come."""
+    inside, most, lock, gate = 0, 0, threading.Lock(), threading.Event()
+
+    def call(number: int) -> int:
+        nonlocal inside, most
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        gate.wait(0.05)
+        with lock:
+            inside -= 1
+        return number
+
+    assert each(call, count) == list(range(count))
+    return most
+
+
+@pytest.mark.parametrize(("cores", "threads", "wanted"), [(1, 4, 1), (2, 4, 2), (4, 4, 4), (8, 2, 2)])
+def test_one_thread_a_product_and_as_many_products_as_cores_or_given_threads(
+    monkeypatch: pytest.MonkeyPatch, cores: int, threads: int, wanted: int
 ) -> None:
-    monkeypatch.setattr(memory_check, "physical_cores", lambda: cores)
-    before = blas()
-    if not before:
-        pytest.skip("this numpy's matrix library cannot be limited")
-    with one_core_left():
-        assert set(blas()) == {wanted}
-        np.ones((8, 8)) @ np.ones((8, 8))
-    assert blas() == before
-
-
-def test_threads_that_the_user_took_away_stay_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_check, "physical_cores", lambda: 8)
+    monkeypatch.setattr(blas_threads, "physical_cores", lambda: cores)
     if not blas():
         pytest.skip("this numpy's matrix library cannot be limited")
-    with ThreadpoolController().limit(limits=1, user_api="blas"), one_core_left():
-        assert set(blas()) == {1}
+    with ThreadpoolController().limit(limits=threads, user_api="blas"):
+        before = blas()
+        with one_thread_a_product():
+            assert set(blas()) == {1}
+            assert at_once(5) == min(wanted, *before)
+        assert blas() == before
+
+
+def test_outside_one_by_one() -> None:
+    assert at_once(3) == 1 and each(str, 0) == []
+
+
+def test_an_error_of_one_comes_out_and_threads_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blas_threads, "physical_cores", lambda: 2)
+    before = blas()
+    with pytest.raises(np.linalg.LinAlgError), one_thread_a_product():
+        each(lambda number: np.linalg.inv(np.zeros((2, 2)) + (number + 1) * np.eye(2) * (number != 1)), 3)
+    assert blas() == before and at_once(2) == 1
