@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 from localhyper.database import Database
 from localhyper.engine import GenerationStats, Sampling
 from localhyper.errors import LibraryError
-from localhyper.library import now
 
 TITLE_CHARS = 60
 KEPT_DAYS = 30
@@ -190,6 +189,11 @@ class History:
     def _known(found: object, number: int) -> None:
         if not found:
             raise LibraryError(f"there is no conversation {number}", "it was deleted in another window")
+
+
+def now() -> str:
+    """The time as ISO 8601 in UTC, to the microsecond: what changed last comes first, within one second, too."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def title_of(text: str) -> str:

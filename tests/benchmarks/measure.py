@@ -6,7 +6,6 @@ Every pair is measured in turns, so that a machine that slows down slows both. K
 from __future__ import annotations
 
 import itertools
-import os
 import shutil
 import time
 from collections import defaultdict
@@ -25,6 +24,7 @@ from localhyper.evaluate.needle import read_sentences
 from localhyper.hypernet import OnnxHypernetwork
 from localhyper.library import Library
 from localhyper.llama_engine import LlamaEngine
+from localhyper.memory_check import physical_cores
 from localhyper.pipeline import AttachOptions, AttachResult, attach_document
 from tests.benchmarks.figures import Comparison, Figures, SizeRow, Timing
 
@@ -197,7 +197,7 @@ class Bench:
             return None
         sizes: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
         graph = BundleGraph(AssociationHypernetwork(AssociationConfig(**sizes))).eval()
-        torch.set_num_threads(max(1, (os.cpu_count() or 2) - 1))  # what OnnxHypernetwork takes
+        torch.set_num_threads(physical_cores())  # what OnnxHypernetwork takes
         chunk = self._chunk()
         hidden, ffn = torch.from_numpy(chunk.hidden), torch.from_numpy(chunk.ffn)
         by_onnx, by_torch = [], []

@@ -47,6 +47,18 @@ def test_list_is_searched_in_titles_questions_and_replies(history: History) -> N
     assert next(chat.turns for chat in history.list("lease")) == 1
 
 
+def test_what_changed_last_comes_first_within_a_second_too(history: History) -> None:
+    first, second = history.create("first"), history.create("second")
+    assert [chat.id for chat in history.list()] == [second, first]
+    history.put(first, 0, TURN)
+    assert [chat.id for chat in history.list()] == [first, second]
+    history.rename(second, "other")
+    assert [chat.id for chat in history.list()] == [second, first]
+    history.remove(second)
+    history.remove(first)
+    assert [chat.id for chat in history.removed()] == [first, second]
+
+
 def test_titles_are_one_short_line(history: History) -> None:
     number = history.create("a  question\nover two lines " + "x" * 100)
     assert history.list()[0].title.startswith("a question over two lines xx") and len(history.list()[0].title) == 60
