@@ -99,9 +99,13 @@ def read_passages(path: Path, limit: int, rng: random.Random) -> dict[str, str]:
     """Passages and their titles in the file's order; `limit` of them, where it is not 0.
 
     Raises:
-        ConfigError: The file is missing or is no JSON Lines.
+        ConfigError: The file is missing, is no JSON Lines or has a line without `context`.
     """
-    titles = {str(row["context"]): str(row["title"]) for row in read_rows(path)}
+    titles: dict[str, str] = {}
+    for number, row in enumerate(read_rows(path), 1):
+        if "context" not in row:
+            raise ConfigError(f"{path} line {number} has no key `context`", "one passage a line: {title, context}")
+        titles[str(row["context"])] = str(row.get("title", ""))
     chosen = set(rng.sample(list(titles), min(limit or len(titles), len(titles))))
     return {passage: title for passage, title in titles.items() if passage in chosen}
 

@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is in the [train] extra")
 
+from localhyper.errors import ConfigError  # noqa: E402
 from localhyper.export import own_questions, passages, question_tasks, task_train  # noqa: E402
 from localhyper.export.checkpoints import read_run  # noqa: E402
 from localhyper.export.data_files import load_corpus, read_reading, read_rows, write_rows  # noqa: E402
@@ -183,6 +184,9 @@ def test_some_passages_keep_their_order(tmp_path: Path) -> None:
     write(tmp_path / "p.jsonl", [{"title": "", "context": str(i)} for i in range(50)])
     chosen = list(read_passages(tmp_path / "p.jsonl", 10, random.Random(0)))
     assert len(chosen) == 10 and chosen == sorted(chosen, key=int)
+    write(tmp_path / "p.jsonl", [{"context": "a"}, {"text": "b"}])
+    with pytest.raises(ConfigError, match="line 2 has no key `context`"):
+        read_passages(tmp_path / "p.jsonl", 0, random.Random(0))
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from localhyper.blas_threads import one_thread_a_product
 from localhyper.errors import AdapterError
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric, recompress
 from localhyper.whitening import SMALL_BLOCK, InputMoment, add_inputs, invert_positive, whiten
@@ -33,6 +34,29 @@ def inputs(rng: np.random.Generator, tokens: int) -> FloatArray:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(3)
+
+
+@pytest.mark.parametrize("tokens", [9, 60])
+def test_layers_side_by_side_give_what_they_give_one_by_one(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, tokens: int
+) -> None:
+    given, c = weights(rng), {NAME: metric(rng)}
+    parts = [inputs(rng, tokens), inputs(rng, tokens)]
+
+    def made() -> LoraTarget:
+        moment = None
+        for part in parts:
+            moment = add_inputs(moment, part.copy())
+        assert moment is not None
+        turned = whiten(given, {NAME: moment}, c, 50.0)
+        return recompress(turned.weights, 3, turned.metrics).weights.targets[NAME]
+
+    monkeypatch.setattr("localhyper.blas_threads.physical_cores", lambda: 4)
+    alone = made()
+    with one_thread_a_product():
+        together = made()
+    np.testing.assert_array_equal(together.a, alone.a)
+    np.testing.assert_array_equal(together.b, alone.b)
 
 
 def test_a_metric_gives_its_moment_and_the_inverse_of_it(rng: np.random.Generator) -> None:
