@@ -99,6 +99,7 @@ def run_until_cancelled(
     """
     from onnxruntime import RunOptions
 
+    cancel.check()  # a short run ends before the first look
     options = RunOptions()
     with ThreadPoolExecutor(1) as pool:
         try:

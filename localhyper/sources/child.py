@@ -93,6 +93,8 @@ def run_process(
     Raises:
         Cancelled: `cancel` was set; the process is gone.
     """
+    if cancel is not None:
+        cancel.check()  # what was stopped before is not begun: it might be done before anybody looks again
     process = _start(module, launcher, folder)
     output, errors = _Drain(out_bytes), _Drain(_STDERR_BYTES)
     threads = [
