@@ -9,30 +9,15 @@ PyTorch may refuse it. A checkpoint is plain tensors.
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from pathlib import Path
-
-import torch
 
 from localhyper.atomic import write_bytes_atomic
 from localhyper.errors import LocalHyperError
 from localhyper.export.bundle_weights import read_bundle_weights
 from localhyper.export.command_line import refuse
-from localhyper.export.task_weights import halved
+from localhyper.export.task_weights import packed
 from localhyper.export.train_config import load_recipe
-
-
-def pack(recipe: Path, bundle: Path) -> bytes:
-    """A checkpoint of step 0.
-
-    Raises:
-        LocalHyperError: Recipe or bundle cannot be used, or they do not go together.
-    """
-    weights = read_bundle_weights(bundle, load_recipe(recipe).hypernetwork)
-    stream = io.BytesIO()
-    torch.save({"step": 0, "seconds": 0.0, "hypernetwork": halved(weights)}, stream)
-    return stream.getvalue()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -44,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     options = parser.parse_args(argv)
     try:
-        write_bytes_atomic(options.out, pack(options.recipe, options.bundle))
+        weights = read_bundle_weights(options.bundle, load_recipe(options.recipe).hypernetwork)
+        write_bytes_atomic(options.out, packed(weights))
     except LocalHyperError as error:
         refuse(parser, error)
     return 0

@@ -1,11 +1,29 @@
-"""How the commands of the training room end when something is wrong."""
+"""What the commands of the training room have in common: the options of those that make data, and how all end."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import NoReturn
 
 from localhyper.errors import LocalHyperError
+
+
+def data_parser(module: str, about: str | None, data: str, out: str) -> argparse.ArgumentParser:
+    """Options of a command that makes training data out of a data folder.
+
+    Args:
+        module: Its name in this package.
+        about: Its docstring; the first line describes it.
+        data: What lies in the folder.
+        out: What is written.
+    """
+    what = (about or "").split("\n")[0]
+    parser = argparse.ArgumentParser(prog=f"python -m localhyper.export.{module}", description=what)
+    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
+    parser.add_argument("--data", type=Path, required=True, help=f"folder {data} lie in")
+    parser.add_argument("--out", type=Path, required=True, help=f"{out}, gzip'd")
+    return parser
 
 
 def refuse(parser: argparse.ArgumentParser, error: LocalHyperError) -> NoReturn:

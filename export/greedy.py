@@ -43,26 +43,16 @@ class KeyValueCache:
         return self._run(ids[:, None], places[:, None], mask[:, None, None], seen)[:, 0]
 
     def _run(self, ids: Tensor, places: Tensor, mask: Tensor, seen: int) -> Tensor:
-        base, x = self.base, self.base.embed(ids)
-        for block in range(base.shape.blocks):
-            h = base.norm(x, base.weight(block, "attn_norm"))
-            q, k, v = base.attention_inputs(block, h, places=places)
+        def attend(block: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
             self.keys[block][self._rows[:, None], :, places] = k.transpose(1, 2)
             self.values[block][self._rows[:, None], :, places] = v.transpose(1, 2)
-            mixed = self._attend(q, self.keys[block, :, :, :seen], self.values[block, :, :, :seen], mask)
-            x = x + F.linear(mixed, base.weight(block, "attn_output"))
-            x = x + F.linear(base.ffn_input(block, x), base.weight(block, "ffn_down"))
+            # Heads that share keys are as good as more tokens that look at them: nothing is copied for each head.
+            shared = q.reshape(q.shape[0], k.shape[1], -1, q.shape[3])
+            kept = self.keys[block, :, :, :seen], self.values[block, :, :, :seen]
+            return F.scaled_dot_product_attention(shared, *kept, attn_mask=mask).reshape(q.shape)
+
+        x, _ = self.base.run(self.base.embed(ids), 0, self.base.shape.blocks, attend=attend, places=places)
         return x
-
-    def _attend(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-        """What queries [rows, heads, tokens, head_size] find, [rows, tokens, hidden].
-
-        Heads that share keys are as good as more tokens that look at them: nothing is copied for each head.
-        """
-        rows, heads, tokens, size = q.shape
-        q = q.reshape(rows, heads // self._sharing, self._sharing * tokens, size)
-        mixed = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
-        return mixed.reshape(rows, heads, tokens, size).transpose(1, 2).flatten(2)
 
 
 @torch.no_grad()

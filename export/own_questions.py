@@ -10,7 +10,6 @@ al. 2019, arXiv 1906.05416; PAQ, Lewis et al. 2021, arXiv 2102.07033).
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +22,12 @@ from rich.console import Console
 from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.evaluate.metrics import exact_match
 from localhyper.export.checkpoints import read_run
-from localhyper.export.command_line import refuse
+from localhyper.export.command_line import data_parser, refuse
 from localhyper.export.data_files import read_rows, write_rows
 from localhyper.export.greedy import greedy_replies
-from localhyper.export.own_summaries import WORD
+from localhyper.export.own_summaries import WORD, Asked
 from localhyper.export.prompts import read_prompt_format
-from localhyper.export.question_tasks import answering, asking
+from localhyper.export.question_tasks import asking
 from localhyper.export.speed import fast_dtype
 from localhyper.export.task_config import TaskRecipe, load_task_recipe
 from localhyper.export.task_hypernetwork import LoraBank
@@ -42,11 +41,9 @@ LEAST_WORDS = 4  # of a sentence that is asked about
 
 
 @dataclass(frozen=True)
-class Asked:
+class Answered(Asked):
     """A question about a passage with the answer that it was asked for."""
 
-    passage: str
-    question: str
     answer: str
 
 
@@ -68,13 +65,13 @@ def merge_lora(base: TorchBase, run: Path, recipe: TaskRecipe) -> None:
                 base.weight(block, name).add_(update.to(base.cos.device))
 
 
-def read_asked(passage: str, reply: str) -> Asked | None:
+def read_asked(passage: str, reply: str) -> Answered | None:
     """A reply that has a question and, on a line of its own, an answer that the passage spells; else None."""
     question, _, answer = reply.strip().partition("\n")
     question, answer = question.strip(), answer.strip()
     sound = question.endswith("?") and answer and "\n" not in answer and answer in passage
     # A question that says its answer teaches to repeat it.
-    return Asked(passage, question, answer) if sound and answer.lower() not in question.lower() else None
+    return Answered(passage, question, answer) if sound and answer.lower() not in question.lower() else None
 
 
 def worth_asking(passage: str, most: int, rng: random.Random) -> list[str]:
@@ -83,7 +80,7 @@ def worth_asking(passage: str, most: int, rng: random.Random) -> list[str]:
     return rng.sample(sentences, min(most, len(sentences)))
 
 
-def rows(titles: Mapping[str, str], kept: Iterable[Asked]) -> list[dict[str, object]]:
+def rows(titles: Mapping[str, str], kept: Iterable[Answered]) -> list[dict[str, object]]:
     """A row a passage, in the order of `titles` (passage to title), no question twice."""
     found: dict[str, dict[str, str]] = {passage: {} for passage in titles}
     for one in kept:
@@ -124,33 +121,29 @@ class Asker:
             self._base, self._tokenizer, self._prompts, requests, max_tokens, LONGEST_PROMPT, group=group
         )
 
-    def ask(self, about: Sequence[tuple[str, str]], group: int) -> list[Asked]:
+    def ask(self, about: Sequence[tuple[str, str]], group: int) -> list[Answered]:
         """A question on each passage and sentence, where it comes to one."""
         replies = self._replies([asking(*one) for one in about], MOST_ASKED, group)
         found = [read_asked(passage, reply) for (passage, _), reply in zip(about, replies, strict=True)]
         return [one for one in found if one]
 
-    def agreed(self, asked: Sequence[Asked], group: int) -> list[Asked]:
+    def agreed(self, asked: Sequence[Answered], group: int) -> list[Answered]:
         """Those that it answers in the same way when it is only asked."""
-        replies = self._replies([answering(one.passage, one.question) for one in asked], MOST_ANSWER, group)
+        replies = self._replies([one.message for one in asked], MOST_ANSWER, group)
         return [one for one, reply in zip(asked, replies, strict=True) if exact_match(reply, one.answer)]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the file."""
-    about = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m localhyper.export.own_questions", description=about)
+    parser = data_parser("own_questions", __doc__, "the passages", "a reading set")
     parser.add_argument("recipe", type=Path, help="recipe of the run")
     parser.add_argument("run", type=Path, help="folder of a run on question_tasks")
-    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--data", type=Path, required=True, help="folder the passages lie in")
     parser.add_argument("--passages", default="passages.jsonl.gz", help="file of passages, inside it")
     parser.add_argument("--each", type=int, default=5, help="most sentences of a passage to ask about")
     parser.add_argument("--limit", type=int, default=0, help="passages to ask about; 0 = all")
     parser.add_argument("--group", type=int, default=256, help="requests at once")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, required=True, help="a reading set, gzip'd")
     options = parser.parse_args(argv)
     rng = random.Random(options.seed)
     try:

@@ -20,7 +20,7 @@ from rich.progress import track
 
 from localhyper.engine import EngineConfig
 from localhyper.errors import LocalHyperError
-from localhyper.export.command_line import refuse
+from localhyper.export.command_line import data_parser, refuse
 from localhyper.export.data_files import read_instructions, write_rows
 from localhyper.export.packaged import packaged_table
 from localhyper.progress import CancelToken
@@ -94,14 +94,11 @@ def chosen_replies(options: argparse.Namespace, asked: Sequence[str], longest: i
 
 def main(argv: list[str] | None = None) -> int:
     """Write the file."""
-    parser = argparse.ArgumentParser(prog="python -m localhyper.export.own_replies", description=__doc__.split("\n")[0])
-    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--data", type=Path, required=True, help="folder the instruction sets lie in")
+    parser = data_parser("own_replies", __doc__, "the instruction sets", "JSON lines `{question, answer}`")
     parser.add_argument("--instructions", nargs="*", default=["sni/extra.jsonl.gz"], help="instruction sets, inside it")
     parser.add_argument("--everyday", type=int, default=500, help="requests made from everyday.toml")
     parser.add_argument("--taken", type=int, default=200, help="requests taken from the instruction sets")
     add_asking_options(parser)
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines `{question, answer}`, gzip'd")
     options = parser.parse_args(argv)
     try:
         asked = requests(options.data, options.instructions, options.everyday, options.taken, options.seed)

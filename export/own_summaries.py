@@ -10,7 +10,6 @@ says in circles, or in words that the passage does not have, is left out.
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import sys
@@ -24,21 +23,14 @@ from tokenizers import Tokenizer
 
 from localhyper.errors import LocalHyperError
 from localhyper.evaluate.columns import message_for
-from localhyper.export.command_line import refuse
+from localhyper.export.command_line import data_parser, refuse
 from localhyper.export.data_files import read_rows, write_rows
+from localhyper.export.data_sets import ABSTRACTS, ASKED
 from localhyper.export.own_replies import add_asking_options, chosen_replies
 from localhyper.export.packaged import packaged_table
 from localhyper.export.tokenizer import load_tokenizer
 
-SETS = (
-    "squad/train.jsonl.gz",
-    "reading/squadshifts_reddit.jsonl.gz",
-    "reading/squadshifts_amazon_reviews.jsonl.gz",
-    "reading/quoref.jsonl.gz",
-    "reading/policyqa.jsonl.gz",
-    "reading/adversarial_qa.jsonl.gz",
-    "reading/pubmedqa.jsonl.gz",
-)
+SETS = (*ASKED, ABSTRACTS)
 PASSAGE = 240  # most tokens of a passage: one chunk holds it
 LONGEST_PROMPT = 320  # tokens of a passage, a question and the template round them
 ON_TOPIC = 0.4  # share of questions about a topic of the passage, the others being about all of it
@@ -121,16 +113,11 @@ def rows(answered: Iterable[tuple[Asked, str]]) -> list[dict[str, object]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Write the file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m localhyper.export.own_summaries", description=(__doc__ or "").split("\n")[0]
-    )
-    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--data", type=Path, required=True, help="folder the reading sets lie in")
+    parser = data_parser("own_summaries", __doc__, "the reading sets", "a reading set")
     parser.add_argument("--sets", nargs="*", default=list(SETS), help="reading sets, inside it")
     parser.add_argument("--passages", type=int, default=1000)
     parser.add_argument("--each", type=int, default=2, help="questions a passage")
     add_asking_options(parser)
-    parser.add_argument("--out", type=Path, required=True, help="a reading set, gzip'd")
     options = parser.parse_args(argv)
     rng = random.Random(options.seed)
     try:

@@ -8,7 +8,6 @@ texts named by `--without` is left out.
 
 from __future__ import annotations
 
-import argparse
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,21 +18,14 @@ from rich.console import Console
 from tokenizers import Tokenizer
 
 from localhyper.errors import LocalHyperError
-from localhyper.export.command_line import refuse
+from localhyper.export.command_line import data_parser, refuse
 from localhyper.export.data_files import read_rows, read_sentences, write_rows
+from localhyper.export.data_sets import ABSTRACTS, ASKED, PROMPTED, TASK_FILES
 from localhyper.export.own_summaries import PASSAGE, WORD, passage_of
 from localhyper.export.tokenizer import load_tokenizer
 
-TASK_FILES = ("sni/train.jsonl.gz", "sni/extra.jsonl.gz", "t0/train.jsonl.gz")
-READING = (
-    "squad/train.jsonl.gz",
-    "reading/squadshifts_reddit.jsonl.gz",
-    "reading/squadshifts_amazon_reviews.jsonl.gz",
-    "reading/quoref.jsonl.gz",
-    "reading/policyqa.jsonl.gz",
-    "reading/adversarial_qa.jsonl.gz",
-    "reading/pubmedqa.jsonl.gz",
-)
+READING = (*ASKED, ABSTRACTS)
+INPUTS = (*TASK_FILES, PROMPTED)
 TEXTS = (
     "haystack/book_alice_in_wonderland.txt.gz",
     "haystack/book_moby_dick.txt.gz",
@@ -116,7 +108,7 @@ def candidates(data: Path, tokenizer: Tokenizer) -> Iterator[Passage]:
     for name in READING:
         for row in read_rows(data / name):
             yield Passage(passage_of(tokenizer, str(row["context"])), str(row.get("title", "")))
-    for name in TASK_FILES:
+    for name in INPUTS:
         yield from (Passage(passage_of(tokenizer, text)) for text in paragraphs(data / name))
     for name in TEXTS:
         sentences = read_sentences(data / name)
@@ -136,12 +128,8 @@ def collect(data: Path, tokenizer: Tokenizer, without: Sequence[str]) -> list[Pa
 
 def main(argv: list[str] | None = None) -> int:
     """Write the file."""
-    about = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m localhyper.export.passages", description=about)
-    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--data", type=Path, required=True, help="folder the files lie in")
+    parser = data_parser("passages", __doc__, "the files", "JSON lines `{title, context}`")
     parser.add_argument("--without", nargs="*", default=list(TESTED), help="reading sets to keep clear of, inside it")
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines `{title, context}`, gzip'd")
     options = parser.parse_args(argv)
     try:
         found = collect(options.data, load_tokenizer(options.base), options.without)

@@ -9,30 +9,20 @@ tells whether a question was a good one.
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from rich.console import Console
 
 from localhyper.errors import LocalHyperError
-from localhyper.evaluate.columns import message_for
-from localhyper.export.command_line import refuse
+from localhyper.export.command_line import data_parser, refuse
 from localhyper.export.data_files import read_reading, write_rows
-from localhyper.export.own_summaries import PASSAGE, WORD
+from localhyper.export.data_sets import ASKED
+from localhyper.export.own_summaries import PASSAGE, WORD, Asked
 from localhyper.export.texts import Example, split_passage
 from localhyper.export.tokenizer import load_tokenizer
 
-SETS = (
-    "squad/train.jsonl.gz",
-    "reading/squadshifts_reddit.jsonl.gz",
-    "reading/squadshifts_amazon_reviews.jsonl.gz",
-    "reading/quoref.jsonl.gz",
-    "reading/policyqa.jsonl.gz",
-    "reading/adversarial_qa.jsonl.gz",
-)
 ASK = "{passage}\n\nAsk a question that this sentence of the text answers, and answer it: {sentence}"
 SHARD = 1000  # rows that count as a task of their own, so that some can be held out
 
@@ -44,7 +34,7 @@ def asking(passage: str, sentence: str) -> str:
 
 def answering(passage: str, question: str) -> str:
     """The request for a question's answer."""
-    return message_for("context", question, passage)
+    return Asked(passage, question).message
 
 
 def sentence_asked(text: str, question: str, answer: str) -> str | None:
@@ -76,13 +66,9 @@ def task_rows(found: Sequence[tuple[str, str, str]]) -> Iterator[dict[str, objec
 
 def main(argv: list[str] | None = None) -> int:
     """Write the file."""
-    about = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m localhyper.export.question_tasks", description=about)
-    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--data", type=Path, required=True, help="folder the reading sets lie in")
-    parser.add_argument("--sets", nargs="*", default=list(SETS), help="reading sets, inside it")
+    parser = data_parser("question_tasks", __doc__, "the reading sets", "a task file")
+    parser.add_argument("--sets", nargs="*", default=list(ASKED), help="reading sets, inside it")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="a task file, gzip'd")
     options = parser.parse_args(argv)
     try:
         tokenizer = load_tokenizer(options.base)

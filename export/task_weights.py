@@ -26,9 +26,12 @@ MIB = 2**20
 HALF_ABOVE = 4096  # as in a bundle
 
 
-def halved(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights with large tensors as float16."""
-    return {name: value.half() if value.numel() >= HALF_ABOVE else value for name, value in weights.items()}
+def packed(weights: Mapping[str, Tensor], step: int = 0, seconds: float = 0.0) -> bytes:
+    """A checkpoint of weights alone, large tensors as float16."""
+    halved = {name: value.half() if value.numel() >= HALF_ABOVE else value for name, value in weights.items()}
+    stream = io.BytesIO()
+    torch.save({"step": step, "seconds": seconds, "hypernetwork": halved}, stream)
+    return stream.getvalue()
 
 
 def pack(run: Path) -> bytes:
@@ -38,10 +41,7 @@ def pack(run: Path) -> bytes:
         ConfigError: The run has none.
     """
     state = read_run(run)
-    stream = io.BytesIO()
-    weights = halved(state["hypernetwork"])
-    torch.save({"step": state["step"], "seconds": state["seconds"], "hypernetwork": weights}, stream)
-    return stream.getvalue()
+    return packed(state["hypernetwork"], state["step"], state["seconds"])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ pair of matrices per block and module.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,9 @@ class BlockLora:
 # What adapts a block: LoRA by the module's GGUF name, or of `ffn_down` alone.
 BlockAdapter = BlockLora | Mapping[str, BlockLora]
 NONE: Mapping[str, BlockLora] = {}
+# Number of a block, queries [batch, heads, tokens, head_size], keys and values [batch, kv_heads, …], to what queries
+# find, of their shape.
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -156,26 +159,17 @@ class TorchBase(nn.Module):
         out = F.linear(x, self.weight(block, name))
         return out + _apply_lora(lora[name], x) if name in lora else out
 
-    def attention_inputs(
-        self, block: int, x: Tensor, lora: Mapping[str, BlockLora] = NONE, places: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [batch, heads, tokens, head_size], keys and values [batch, kv_heads, …] of normed x.
-
-        `places` [batch, tokens] are the tokens' positions; None = 0, 1, 2, …
-        """
+    def _attention(
+        self, block: int, x: Tensor, lora: Mapping[str, BlockLora], attend: Attend | None, places: Tensor | None
+    ) -> Tensor:
         batch, tokens, _ = x.shape
 
         def heads(name: str, count: int) -> Tensor:
             return self._linear(block, name, x, lora).view(batch, tokens, count, -1).transpose(1, 2)
 
         q, k = heads("attn_q", self.shape.heads), heads("attn_k", self.shape.kv_heads)
-        return self._rotate(q, places), self._rotate(k, places), heads("attn_v", self.shape.kv_heads)
-
-    def _attention(self, block: int, x: Tensor, lora: Mapping[str, BlockLora]) -> Tensor:
-        q, k, v = self.attention_inputs(block, x, lora)
-        repeat = self.shape.heads // self.shape.kv_heads
-        k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        q, k, v = self._rotate(q, places), self._rotate(k, places), heads("attn_v", self.shape.kv_heads)
+        mixed = attend(block, q, k, v) if attend else _causal(q, k, v)
         return self._linear(block, "attn_output", mixed.transpose(1, 2).flatten(2), lora)
 
     def ffn_input(self, block: int, x: Tensor, lora: Mapping[str, BlockLora] = NONE) -> Tensor:
@@ -192,10 +186,13 @@ class TorchBase(nn.Module):
         lora: Mapping[int, BlockAdapter] | None = None,
         taps: Sequence[int] = (),
         ffn_blocks: Sequence[int] = (),
+        attend: Attend | None = None,
+        places: Tensor | None = None,
     ) -> tuple[Tensor, Captured]:
         """Run blocks start … end-1 on the residual stream x [batch, tokens, hidden], causal, right-padded.
 
-        With `lora`, the batch is documents x rows of one document in that order.
+        With `lora`, the batch is documents x rows of one document in that order. `attend` stands in for attention among
+        the tokens of x, `places` [batch, tokens] are their positions; None = 0, 1, 2, …
         """
         given = {block: _by_module(adapter) for block, adapter in (lora or {}).items()}
         kept: dict[int, Tensor] = {}
@@ -204,7 +201,8 @@ class TorchBase(nn.Module):
             if block in taps:
                 kept[block] = x
             of_block = given.get(block, NONE)
-            x = x + self._attention(block, self.norm(x, self.weight(block, "attn_norm")), of_block)
+            h = self.norm(x, self.weight(block, "attn_norm"))
+            x = x + self._attention(block, h, of_block, attend, places)
             m = self.ffn_input(block, x, of_block)
             if block in ffn_blocks:
                 inner[block] = m
@@ -216,6 +214,13 @@ class TorchBase(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """Logits [..., vocab] from the stream after the last block."""
         return F.linear(self.norm(x, self.get_buffer("output_norm_weight")), self.get_buffer("output_weight"))
+
+
+def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """What each token finds among itself and those before it."""
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
 
 
 def _by_module(adapter: BlockAdapter) -> Mapping[str, BlockLora]:

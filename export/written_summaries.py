@@ -9,7 +9,6 @@ round a text is what all inputs of its template begin and end with.
 
 from __future__ import annotations
 
-import argparse
 import random
 import re
 import sys
@@ -22,19 +21,17 @@ from rich.console import Console
 from tokenizers import Tokenizer
 
 from localhyper.errors import LocalHyperError
-from localhyper.export.command_line import refuse
+from localhyper.export.command_line import data_parser, refuse
 from localhyper.export.data_files import END_MARKER, read_rows, write_rows
+from localhyper.export.data_sets import ABSTRACTS, PROMPTED, TASK_FILES
 from localhyper.export.own_summaries import WORD, Asked, passage_of, rows
 from localhyper.export.packaged import packaged_table
 from localhyper.export.texts import split_sentences
 from localhyper.export.tokenizer import load_tokenizer
 
-PROMPTED = "t0/train.jsonl.gz"
 DATASETS = ("cnn_dailymail_3_0_0", "samsum", "xsum")
 BACKWARDS = ("Write_a_dialogue", "expand", "generate_story", "spice_up")  # templates that ask for the text
-TASK_FILES = ("sni/train.jsonl.gz", "sni/extra.jsonl.gz")
 TASKS = ("lol_1290", "lol_1499", "lol_1572")
-ABSTRACTS = "reading/pubmedqa.jsonl.gz"
 LEAST_INPUTS = 5  # of a template: fewer may begin alike by chance
 STEM = 5  # letters by which two words count as one
 BORNE_OUT = 0.5  # share of a summary's longer words that what is left of the text must have, by their stems
@@ -137,13 +134,9 @@ def sound_pairs(
 
 def main(argv: list[str] | None = None) -> int:
     """Write the file."""
-    about = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m localhyper.export.written_summaries", description=about)
-    parser.add_argument("--base", type=Path, required=True, help="GGUF file of the base model")
-    parser.add_argument("--data", type=Path, required=True, help="folder the sets lie in")
+    parser = data_parser("written_summaries", __doc__, "the sets", "a reading set")
     parser.add_argument("--each", type=int, default=2, help="general questions a passage")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True, help="a reading set, gzip'd")
     options = parser.parse_args(argv)
     rng = random.Random(options.seed)
     try:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from localhyper.memory_check import physical_cores
 
@@ -39,13 +39,13 @@ def one_thread_a_product() -> Iterator[None]:
         _AT_ONCE.reset(token)
 
 
-def each(function: Callable[[int], T], count: int) -> list[T]:
-    """`function(0)`, …, `function(count - 1)`; several at once inside `one_thread_a_product`, else one by one."""
-    workers = min(count, _AT_ONCE.get())
+def each(function: Callable[..., T], *items: Iterable[Any]) -> list[T]:
+    """As `map`; several at once inside `one_thread_a_product`, else one by one."""
+    workers = _AT_ONCE.get()
     if workers < 2:
-        return [function(number) for number in range(count)]
+        return list(map(function, *items))
     with ThreadPoolExecutor(workers, thread_name_prefix="layers") as pool:
-        return list(pool.map(function, range(count)))
+        return list(pool.map(function, *items))
 
 
 @functools.cache

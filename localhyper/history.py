@@ -15,9 +15,11 @@ from typing import Any, TypeVar
 from localhyper.database import Database
 from localhyper.engine import GenerationStats, Sampling
 from localhyper.errors import LibraryError
+from localhyper.library import now
 
 TITLE_CHARS = 60
 KEPT_DAYS = 30
+FINE = "microseconds"  # what changed last comes first, within one second, too
 T = TypeVar("T")
 
 
@@ -87,7 +89,7 @@ class History:
         with self._database.transaction() as connection:
             cursor = connection.execute(
                 "INSERT INTO conversations (title, created_at, changed_at) VALUES (?, ?, ?)",
-                [title_of(title), now(), now()],
+                [title_of(title), now(FINE), now(FINE)],
             )
             return int(cursor.lastrowid or 0)
 
@@ -134,7 +136,7 @@ class History:
         about = asdict(turn)
         question, reply = about.pop("question"), about.pop("reply")
         with self._database.transaction() as connection:
-            changed = connection.execute("UPDATE conversations SET changed_at = ? WHERE id = ?", [now(), number])
+            changed = connection.execute("UPDATE conversations SET changed_at = ? WHERE id = ?", [now(FINE), number])
             self._known(changed.rowcount, number)
             connection.execute(
                 "INSERT OR REPLACE INTO turns (conversation_id, position, question, reply, about) "
@@ -157,14 +159,14 @@ class History:
             raise LibraryError("a conversation needs a title", "type some words")
         with self._database.transaction() as connection:
             changed = connection.execute(
-                "UPDATE conversations SET title = ?, changed_at = ? WHERE id = ?", [title_of(title), now(), number]
+                "UPDATE conversations SET title = ?, changed_at = ? WHERE id = ?", [title_of(title), now(FINE), number]
             )
             self._known(changed.rowcount, number)
         return title_of(title)
 
     def remove(self, number: int) -> None:
         """Delete a conversation; `restore` undoes it for a month."""
-        self._mark(number, now())
+        self._mark(number, now(FINE))
 
     def restore(self, number: int) -> None:
         """Bring a deleted conversation back.
@@ -189,11 +191,6 @@ class History:
     def _known(found: object, number: int) -> None:
         if not found:
             raise LibraryError(f"there is no conversation {number}", "it was deleted in another window")
-
-
-def now() -> str:
-    """The time as ISO 8601 in UTC, to the microsecond: what changed last comes first, within one second, too."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def title_of(text: str) -> str:

@@ -116,9 +116,9 @@ class Passage:
     score: float = 0.0
 
 
-def now() -> str:
-    """The time as ISO 8601 in UTC, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+def now(timespec: str = "seconds") -> str:
+    """The time as ISO 8601 in UTC, to the second or as finely as `datetime.isoformat` takes it."""
+    return datetime.now(UTC).isoformat(timespec=timespec)
 
 
 def check_name(name: str) -> str:

@@ -258,7 +258,7 @@ def recompress(weights: LoraWeights, rank: int, metrics: Mapping[str, Measure] |
 
 def _recompress_target(target: LoraTarget, rank: int, metric: Measure | None) -> tuple[LoraTarget, float, float]:
     """One target, its kept and its total energy. The energy of an untouched target counts too."""
-    blocks = each(lambda index: _truncate(target, index, rank, metric), len(target.layers))
+    blocks = each(lambda index: _truncate(target, index, rank, metric), range(len(target.layers)))
     total = sum(float(energies.sum()) for _, _, energies in blocks)
     if target.rank <= rank:
         return target, total, total
@@ -310,7 +310,7 @@ def fold(weights: LoraWeights, onto: LoraWeights | None = None) -> LoraWeights:
 
 def _fold_target(target: LoraTarget, onto: LoraTarget | None) -> LoraTarget:
     d_in, d_out = target.a.shape[2], target.b.shape[1]
-    dense = np.stack(each(lambda index: target.b[index] @ target.a[index], len(target.layers)))
+    dense = np.stack(each(np.matmul, target.b, target.a))
     if onto is not None:
         dense += onto.a if d_out <= d_in else onto.b
     identity = np.repeat(np.eye(min(d_in, d_out), dtype=np.float32)[None], len(target.layers), axis=0)

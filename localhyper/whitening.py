@@ -55,16 +55,21 @@ def add_inputs(moment: InputMoment | None, inputs: FloatArray) -> InputMoment:
         return InputMoment(count, rows=inputs)
     total = moment.tokens + count
     if moment.second is not None:
-        products = each(lambda layer: inputs[layer].T @ inputs[layer], len(inputs))
-        for second, product in zip(moment.second, products, strict=True):
-            second += product
+        each(_count_in, moment.second, inputs)
         return InputMoment(total, second=moment.second)
     assert moment.rows is not None
     together = np.concatenate((moment.rows, inputs), axis=1)
     # From about here on, one inverse of d_in costs less than the products with every row.
     if total <= 5 * width // 6:
         return InputMoment(total, rows=together)
-    return InputMoment(total, second=np.stack(each(lambda layer: together[layer].T @ together[layer], len(together))))
+    second = np.zeros((len(together), width, width), np.float32)
+    each(_count_in, second, together)
+    return InputMoment(total, second=second)
+
+
+def _count_in(second: FloatArray, rows: FloatArray) -> None:
+    """Add the inputs of a layer, [tokens, d_in], to its S."""
+    second += rows.T @ rows
 
 
 @dataclass(frozen=True)
@@ -120,15 +125,15 @@ def whiten(
         wanted = (len(target.layers), target.a.shape[2])
         if moment.shape != wanted:
             raise AdapterError(f"`{name}` has {wanted[0]} layers of width {wanted[1]}, its inputs {moment.shape}")
-        turn = functools.partial(_turn, target.a, moment=moment, metric=metric, weight=weight)
-        targets[name] = LoraTarget(target.layers, np.stack(each(turn, len(target.a))), target.b)
+        turn = functools.partial(_turn, moment=moment, metric=metric, weight=weight)
+        turned = each(turn, target.a, range(len(target.a)))
+        targets[name] = LoraTarget(target.layers, np.stack(turned), target.b)
         measured[name] = DocumentMetric(metric, moment, weight)
     return Whitened(LoraWeights(targets), measured)
 
 
-def _turn(all_a: FloatArray, layer: int, moment: InputMoment, metric: Metric, weight: float) -> FloatArray:
-    """A' of one layer of A [layers, rank, d_in], float32 [rank, d_in]."""
-    a = all_a[layer]
+def _turn(a: FloatArray, layer: int, moment: InputMoment, metric: Metric, weight: float) -> FloatArray:
+    """A' of one layer, float32 [rank, d_in]."""
     if moment.rows is not None:
         return _turn_by_rows(a, layer, moment.rows[layer], metric, weight)
     assert moment.second is not None

@@ -15,7 +15,7 @@ from localhyper.errors import ConfigError  # noqa: E402
 from localhyper.export import own_questions, passages, question_tasks, task_train  # noqa: E402
 from localhyper.export.checkpoints import read_run  # noqa: E402
 from localhyper.export.data_files import load_corpus, read_reading, read_rows, write_rows  # noqa: E402
-from localhyper.export.own_questions import Asked, merge_lora, read_asked, read_passages, worth_asking  # noqa: E402
+from localhyper.export.own_questions import Answered, merge_lora, read_asked, read_passages, worth_asking  # noqa: E402
 from localhyper.export.own_summaries import PASSAGE  # noqa: E402
 from localhyper.export.passages import Passage, is_prose, runs_of, unlike  # noqa: E402
 from localhyper.export.question_tasks import answering, asking, instances, sentence_asked  # noqa: E402
@@ -119,7 +119,7 @@ def test_the_file_of_passages(
     write(tmp_path / "tasks.jsonl", [{"instances": [{"input": f"{input_}\nshort line", "output": "x"}] * 2}])
     (tmp_path / "book.txt").write_text(" ".join(words(rng, 12) for _ in range(60)), encoding="utf-8")
     write(tmp_path / "tested.jsonl", [{"context": words(rng, 30), "qas": []}])
-    for name, found in (("READING", "reading.jsonl"), ("TASK_FILES", "tasks.jsonl"), ("TEXTS", "book.txt")):
+    for name, found in (("READING", "reading.jsonl"), ("INPUTS", "tasks.jsonl"), ("TEXTS", "book.txt")):
         monkeypatch.setattr(passages, name, (found,))
     where = ["--base", str(tiny_model_path), "--data", str(tmp_path), "--out", str(tmp_path / "out.gz")]
     assert passages.main([*where, "--without", "tested.jsonl"]) == 0
@@ -154,7 +154,7 @@ def test_contexts_that_are_held_out_are_not_trained_on_in_another_file(tiny_mode
 @pytest.mark.parametrize(
     ("reply", "kept"),
     [
-        ("Who dug the well?\nAda", Asked(WELL, "Who dug the well?", "Ada")),
+        ("Who dug the well?\nAda", Answered(WELL, "Who dug the well?", "Ada")),
         ("Who dug the well? Ada", None),  # no answer
         ("Tell me who dug it.\nAda", None),  # no question
         ("Who dug the well?\nEve", None),  # not in the passage
@@ -163,7 +163,7 @@ def test_contexts_that_are_held_out_are_not_trained_on_in_another_file(tiny_mode
         ("", None),
     ],
 )
-def test_only_questions_with_an_answer_in_the_passage_are_read(reply: str, kept: Asked | None) -> None:
+def test_only_questions_with_an_answer_in_the_passage_are_read(reply: str, kept: Answered | None) -> None:
     assert read_asked(WELL, reply) == kept
 
 
@@ -174,7 +174,7 @@ def test_sentences_worth_asking_about_are_long_enough_and_different() -> None:
 
 
 def test_rows_are_in_the_order_of_the_passages_and_no_question_comes_twice() -> None:
-    kept = [Asked("b", "Q?", "1"), Asked("a", "Q?", "2"), Asked("b", "Q?", "3"), Asked("b", "R?", "4")]
+    kept = [Answered("b", "Q?", "1"), Answered("a", "Q?", "2"), Answered("b", "Q?", "3"), Answered("b", "R?", "4")]
     made = own_questions.rows({"a": "A", "b": "", "c": "C"}, kept)
     assert [(row["title"], row["context"]) for row in made] == [("A", "a"), ("", "b")]
     assert made[1]["qas"] == [{"question": "Q?", "answers": ["1"]}, {"question": "R?", "answers": ["4"]}]

@@ -10,20 +10,10 @@ import pytest
 pytest.importorskip("torch", reason="torch is in the [train] extra")
 
 from localhyper.export.data_files import read_about, write_rows
+from localhyper.export.data_sets import ABSTRACTS, PROMPTED, TASK_FILES
 from localhyper.export.own_summaries import PASSAGE
 from localhyper.export.tokenizer import load_tokenizer
-from localhyper.export.written_summaries import (
-    ABSTRACTS,
-    PROMPTED,
-    TASK_FILES,
-    Written,
-    asked,
-    borne_out,
-    main,
-    sound_pairs,
-    tidy,
-    unprompted,
-)
+from localhyper.export.written_summaries import Written, asked, borne_out, main, sound_pairs, tidy, unprompted
 
 pytestmark = [pytest.mark.native, pytest.mark.torch]
 

@@ -32,7 +32,7 @@ def at_once(count: int) -> int:
             inside -= 1
         return number
 
-    assert each(call, count) == list(range(count))
+    assert each(call, range(count)) == list(range(count))
     return most
 
 
@@ -52,12 +52,12 @@ def test_one_thread_a_product_and_as_many_products_as_cores_or_given_threads(
 
 
 def test_outside_one_by_one() -> None:
-    assert at_once(3) == 1 and each(str, 0) == []
+    assert at_once(3) == 1 and each(str, range(0)) == []
 
 
 def test_an_error_of_one_comes_out_and_threads_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blas_threads, "physical_cores", lambda: 2)
     before = blas()
     with pytest.raises(np.linalg.LinAlgError), one_thread_a_product():
-        each(lambda number: np.linalg.inv(np.zeros((2, 2)) + (number + 1) * np.eye(2) * (number != 1)), 3)
+        each(lambda number: np.linalg.inv(np.zeros((2, 2)) + (number + 1) * np.eye(2) * (number != 1)), range(3))
     assert blas() == before and at_once(2) == 1
