@@ -19,7 +19,10 @@ def read_checkpoint(path: Path, device: torch.device | str = "cpu", *, or_bundle
     if not path.is_file():
         hint = "name the checkpoint.pt of an earlier run" + (", or a bundle" if or_bundle else "")
         raise ConfigError(f"checkpoint {path} is missing", hint)
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+    place = torch.device(device)
+    # Accelerate calls the processor of one of several processes `cpu:0`, which torch cannot load to.
+    place = torch.device("cpu") if place.type == "cpu" else place
+    state: dict[str, Any] = torch.load(path, map_location=place, weights_only=True)
     return state
 
 

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
+from localhyper.export.checkpoints import read_checkpoint
 from localhyper.export.schedule import Schedule
 from localhyper.export.speed import count_flops, matmul_peak
 
@@ -163,7 +164,7 @@ class TrainingLoop:
     def _resume(self) -> None:
         if not self.checkpoint.exists():
             return
-        state: dict[str, Any] = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+        state = read_checkpoint(self.checkpoint, self.device)
         self.trained.load_state_dict(state["hypernetwork"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
