@@ -18,8 +18,9 @@ from typing import Any
 import torch
 
 from localhyper.errors import ConfigError, LocalHyperError
-from localhyper.export.checkpoints import read_checkpoint, read_run
+from localhyper.export.checkpoints import read_run
 from localhyper.export.command_line import refuse
+from localhyper.export.given_weights import read_given_task
 
 
 def average(last: dict[str, Any], first: dict[str, Any], share: float) -> dict[str, Any]:
@@ -40,14 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     about = (__doc__ or "").split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m localhyper.export.average", description=about)
     parser.add_argument("run", type=Path, help="folder of the run")
-    parser.add_argument("first", type=Path, help="checkpoint.pt that it began from")
+    parser.add_argument("first", type=Path, help="checkpoint.pt that it began from, or a bundle of tasks")
     parser.add_argument("--share", type=float, default=0.5, help="of the run's weights, 0 to 1")
     parser.add_argument("--out", type=Path, required=True, help="folder to write, for `localhyper export`")
     options = parser.parse_args(argv)
     try:
         if not 0 <= options.share <= 1:
             raise ConfigError(f"--share must be 0 to 1, got {options.share}")
-        mixed = average(read_run(options.run), read_checkpoint(options.first), options.share)
+        first = read_given_task(options.first, torch.device("cpu"))
+        mixed = average(read_run(options.run), first, options.share)
         options.out.mkdir(parents=True, exist_ok=True)
         torch.save(mixed, options.out / "checkpoint.pt")
         shutil.copyfile(options.run / "curve.jsonl", options.out / "curve.jsonl")

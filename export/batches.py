@@ -111,6 +111,13 @@ class Collator:
         ids = self._pad([self.prefix + row for row in rows], 0, len(self.prefix) + self.max_tokens)
         return ChunkTokens(ids, self._pad([[1] * len(row) for row in rows], 0, self.max_tokens).float())
 
+    def pad_texts(self, texts: Sequence[str]) -> ChunkTokens:
+        """Texts, each with the prefix, cut at the most tokens of a chunk, padded to one length."""
+        chunks = [self.tokenizer.encode(text, add_special_tokens=False).ids[: self.max_tokens] for text in texts]
+        width = min(bucket(max(map(len, chunks)), self.bucket_size), self.max_tokens)
+        ids = self._pad([self.prefix + chunk for chunk in chunks], 0, len(self.prefix) + width)
+        return ChunkTokens(ids, self._pad([[1] * len(chunk) for chunk in chunks], 0, width).float())
+
     def pad_rows(self, rows: Sequence[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor]:
         """Ids and targets [rows, tokens] of what `row` gives, padded to one length."""
         width = bucket(max(len(ids) for ids, _ in rows), self.bucket_size // 2)
@@ -127,14 +134,11 @@ class Collator:
             rows: Questions a document.
             unrelated: For each document a question that is not about it; or none at all.
         """
-        chunks = [self.tokenizer.encode(e.text, add_special_tokens=False).ids[: self.max_tokens] for e in examples]
-        width = min(bucket(max(map(len, chunks)), self.bucket_size), self.max_tokens)
-        mask = self._pad([[1] * len(chunk) for chunk in chunks], 0, width).float()
-        documents = self._pad([self.prefix + chunk for chunk in chunks], 0, len(self.prefix) + width)
+        documents = self.pad_texts([example.text for example in examples])
         picked = [pick_pairs(rng, example, rows) for rng, example in zip(rngs, examples, strict=True)]
         built = [self.row(pair) for pairs in picked for pair in pairs]
         others = [self.row(pair) for pair in unrelated]
         rows_ids, targets = self.pad_rows(built)
         other_ids, other_targets = self.pad_rows(others) if others else (None, None)
         kinds = tuple(example.kind for example in examples)
-        return Batch(documents, mask, rows_ids, targets, other_ids, other_targets, kinds)
+        return Batch(documents.ids, documents.mask, rows_ids, targets, other_ids, other_targets, kinds)

@@ -109,7 +109,7 @@ class ExampleMaker:
         sentences = self.filler(rng, int(room * rng.random())) if rng.random() < 0.85 else []
         for fact in facts:
             sentences.insert(rng.randint(0, len(sentences)), fact.statement)
-        pairs = tuple(Pair(fact.question, fact.answer) for fact in facts)
+        pairs = tuple(Pair(fact.question, fact.answer, fact.value) for fact in facts)
         return Example(kind, ("\n" if rng.random() < LINES else " ").join(sentences), pairs)
 
     def _two_sentences(self, rng: random.Random) -> list[str]:

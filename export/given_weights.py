@@ -33,6 +33,20 @@ def read_given(path: Path, device: torch.device, bundled: AssociationConfig) -> 
     return {"hypernetwork": read_bundle_weights(path, bundled), "step": None}
 
 
+def read_given_task(path: Path, device: torch.device) -> dict[str, Any]:
+    """`hypernetwork` and `step` (None of a bundle) of a task run.
+
+    Raises:
+        ConfigError: It is missing.
+        HypernetworkError: No bundle, or one that no task run has made.
+    """
+    if path.suffix != ".onnx" or not path.is_file():
+        return read_checkpoint(path, device, or_bundle=True)
+    from localhyper.export.task_onnx import read_task_bundle
+
+    return {"hypernetwork": read_task_bundle(path), "step": None}
+
+
 def take_given(module: nn.Module, path: Path, weights: Mapping[str, Tensor], fresh: Sequence[str] = ()) -> list[str]:
     """Load weights; what they do not have yet and what `fresh` names stays as it is, and is returned by name, sorted.
 

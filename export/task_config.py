@@ -6,11 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from localhyper.errors import ConfigError
+from localhyper.export.beside_config import BesideConfig
+from localhyper.export.data import Mixture
+from localhyper.export.hypernetwork import AssociationConfig
 from localhyper.export.schedule import Decay, Schedule
 from localhyper.export.task_hypernetwork import TaskConfig
 from localhyper.export.train_config import build_recipe, read_tables
 
-WAYS = ("sft", "multitask", "reconstruction")
+WAYS = ("sft", "multitask", "reconstruction", "beside")
 KIND_TABLE = "task"  # a recipe with this table is one of a task run
 
 
@@ -20,7 +23,8 @@ class WayConfig:
 
     Attributes:
         way: `sft`, a hypernetwork by the tasks' answers; `reconstruction`, one by LoRAs that `task_loras` trained;
-            `multitask`, one LoRA for all tasks, which reads no description.
+            `multitask`, one LoRA for all tasks, which reads no description; `beside`, a given hypernetwork, by answers
+            in a form that a description asks for, while a document's adapter is in force.
     """
 
     way: str = "sft"
@@ -124,7 +128,10 @@ class LoraTraining(Decay):
 
 @dataclass(frozen=True)
 class TaskRecipe:
-    """Everything a task run depends on besides the base model and the data files' bytes."""
+    """Everything a task run depends on besides the base model and the data files' bytes.
+
+    `beside`, `mixture` and `documents` (sizes of the documents' hypernetwork) are for the way of that name.
+    """
 
     name: str = "task"
     chunk_prefix: str = "<|im_start|>user\n"
@@ -133,6 +140,9 @@ class TaskRecipe:
     data: TaskDataConfig = field(default_factory=TaskDataConfig)
     loss: TaskLossConfig = field(default_factory=TaskLossConfig)
     loras: LoraTraining = field(default_factory=LoraTraining)
+    beside: BesideConfig = field(default_factory=BesideConfig)
+    mixture: Mixture = field(default_factory=Mixture)
+    documents: AssociationConfig = field(default_factory=AssociationConfig)
     run: TaskRunConfig = field(default_factory=TaskRunConfig)
 
     def __post_init__(self) -> None:
@@ -165,6 +175,9 @@ def load_task_recipe(path: Path) -> TaskRecipe:
         "data": TaskDataConfig,
         "loss": TaskLossConfig,
         "loras": LoraTraining,
+        "beside": BesideConfig,
+        "mixture": Mixture,
+        "documents": AssociationConfig,
         "run": TaskRunConfig,
     }
     recipe: TaskRecipe = build_recipe(TaskRecipe, read_tables(path), tables)

@@ -140,6 +140,14 @@ def _in_rounds(rng: random.Random, numbers: Sequence[int], wanted: int) -> list[
     return [number for _ in range(-(-wanted // len(numbers))) for number in rng.sample(numbers, len(numbers))]
 
 
+def thinned(rng: random.Random, ids: Ids, dropped: float) -> Ids:
+    """A share of tokens left out, at least one kept."""
+    if not dropped:
+        return ids
+    kept = [rng.random() >= dropped for _ in ids]
+    return ids[kept] if any(kept) else ids
+
+
 @dataclass(frozen=True)
 class Drawn:
     """A task that a step is about.
@@ -206,11 +214,4 @@ class TaskDrawer:
         if self.unseen:
             return Drawn(number, rng.choice(task.unseen), tuple(picked), key)
         text = task.definition if rng.random() < self.data.definitions else rng.choice(task.descriptions)
-        return Drawn(number, self._thinned(rng, text), tuple(picked), key)
-
-    def _thinned(self, rng: random.Random, ids: Ids) -> Ids:
-        """Some tokens left out, at least one kept."""
-        if not self.data.dropped:
-            return ids
-        kept = [rng.random() >= self.data.dropped for _ in ids]
-        return ids[kept] if any(kept) else ids
+        return Drawn(number, thinned(rng, text, self.data.dropped), tuple(picked), key)

@@ -5,7 +5,7 @@ Works on tensors of a batch; knows neither files nor recipes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -132,15 +132,20 @@ class TaskProbe:
 @torch.no_grad()
 def probe_tasks(model: TaskModel, batches: list[TaskBatch]) -> TaskProbe:
     """Measure held-out batches; every answer token counts alike."""
+    made = ((batch.rows, model.pairs(batch.described)) for batch in batches)
+    return probe_rows(model, ((rows, (model.adapter(p), model.adapter(rolled(p)), None)) for rows, p in made))
+
+
+@torch.no_grad()
+def probe_rows(model: TaskModel, batches: Iterable[tuple[Rows, Sequence[Adapter | None]]]) -> TaskProbe:
+    """Measure rows, each with three adapters: in the places of aligned, shuffled and none."""
     sums = torch.zeros(6, dtype=torch.float64)
     tokens = answers = 0
-    for batch in batches:
-        pairs = model.pairs(batch.described)
-        used = [model.adapter(pairs), model.adapter(rolled(pairs)), None]
-        found = [_measure(model, batch.rows, adapter) for adapter in used]
+    for rows, used in batches:
+        found = [_measure(model, rows, adapter) for adapter in used]
         sums[:3] += torch.tensor([loss for loss, _ in found], dtype=torch.float64)
         sums[3:] += torch.tensor([exact for _, exact in found], dtype=torch.float64)
-        tokens, answers = tokens + int((batch.rows.gold != IGNORED).sum()), answers + len(batch.rows.ids)
+        tokens, answers = tokens + int((rows.gold != IGNORED).sum()), answers + len(rows.ids)
     return TaskProbe(*(sums[:3] / max(1, tokens)).tolist(), *(sums[3:] / max(1, answers)).tolist())
 
 

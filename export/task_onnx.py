@@ -17,8 +17,8 @@ from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import ConfigError, HypernetworkError
 from localhyper.export.checkpoints import read_run
 from localhyper.export.lora_files import write_task_adapter
-from localhyper.export.onnx_bundle import PARITY, Parity, describe_base
-from localhyper.export.published_bundle import export_program, round_weights, write_program
+from localhyper.export.onnx_bundle import HALF, PARITY, Parity, describe_base
+from localhyper.export.published_bundle import NET, export_program, round_weights, write_program
 from localhyper.export.task_config import TaskRecipe
 from localhyper.export.task_hypernetwork import LoraBank, TaskHypernetwork
 from localhyper.export.text_to_lora import LoraPair
@@ -106,6 +106,25 @@ def check_task_bundle(graph: TaskBundleGraph, path: Path, lengths: tuple[int, ..
     return Parity(lengths, worst)
 
 
+def read_task_bundle(path: Path) -> dict[str, Tensor]:
+    """The state dict of the hypernetwork in a bundle: weights lie in it under their own names, large ones as float16.
+
+    Raises:
+        HypernetworkError: The file is no bundle, or none that `write_task_bundle` made.
+    """
+    import onnx
+
+    OnnxHypernetwork.load(path)  # checks a stranger's file before anything else reads it
+    held = {entry.name: onnx.numpy_helper.to_array(entry) for entry in onnx.load(path).graph.initializer}
+    own = {name: array for name, array in held.items() if name.startswith(NET)}
+    if not own:
+        raise HypernetworkError(f"bundle {path} holds no task hypernetwork of a training run")
+    return {
+        name.removeprefix(NET).removesuffix(HALF): torch.from_numpy(array.astype(np.float32))
+        for name, array in own.items()
+    }
+
+
 def load_task_run(recipe: TaskRecipe, run: Path) -> tuple[TaskHypernetwork | LoraBank, dict[str, Any]]:
     """What a run trained, and its training facts (steps, seconds).
 
@@ -120,7 +139,9 @@ def load_task_run(recipe: TaskRecipe, run: Path) -> tuple[TaskHypernetwork | Lor
     except RuntimeError as error:
         what = str(error).splitlines()[-1].strip()
         raise ConfigError(f"{run / 'checkpoint.pt'} does not fit the recipe: {what}") from None
-    return net, {"steps": state["step"], "seconds": round(state["seconds"])}
+    # Held-out scores are then of the run before it.
+    mixed = {"share_of_run": state["averaged"]} if "averaged" in state else {}
+    return net, {"steps": state["step"], "seconds": round(state["seconds"]), **mixed}
 
 
 def make_task_card(recipe: TaskRecipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -130,17 +151,23 @@ def make_task_card(recipe: TaskRecipe, run: Path, facts: dict[str, Any]) -> dict
     def last(event: str) -> dict[str, Any]:
         return next((row for row in reversed(rows) if row.get("event") == event), {})
 
-    environment, tasks = last("environment"), last("tasks")
+    environment, tasks, run_config = last("environment"), last("tasks"), recipe.run
+    data: dict[str, Any] = {
+        "tasks": list(recipe.data.tasks),
+        "no_tasks": list(recipe.data.texts),
+        "training_tasks": tasks.get("train"),
+    }
+    if recipe.task.way == "beside":
+        cfg, groups = recipe.beside, recipe.beside.documents * recipe.beside.forms
+        data |= {"reading": list(cfg.reading), "texts": list(cfg.texts), "forms": last("documents").get("forms")}
+        data["started_from"] = last("started from").get("run")
+    else:
+        groups = run_config.tasks
+        data |= {"held_out_tasks": tasks.get("held"), "instances": tasks.get("rows")}
     return {
         "way": recipe.task.way,
-        "data": {
-            "tasks": list(recipe.data.tasks),
-            "no_tasks": list(recipe.data.texts),
-            "training_tasks": tasks.get("train"),
-            "held_out_tasks": tasks.get("held"),
-            "instances": tasks.get("rows"),
-        },
-        "instances_seen": facts["steps"] * recipe.run.tasks * recipe.run.rows * environment.get("processes", 1),
+        "data": data,
+        "instances_seen": facts["steps"] * groups * run_config.rows * environment.get("processes", 1),
         "device": environment.get("device", "unknown"),
         "dtype": environment.get("dtype", "unknown"),
         **facts,

@@ -94,8 +94,9 @@ class Reconstruction(nn.Module):
 class ReconstructionRun(TaskRun):
     """A run whose targets are LoRAs."""
 
-    def wrap(self, core: TaskModel, loras: Path | None) -> nn.Module:
+    def wrap(self, core: TaskModel, source: Path | None) -> nn.Module:
         """The LoRAs that are there are the targets; their tasks are drawn, whatever their rows."""
+        loras = source
         if loras is None:
             raise ConfigError(
                 "reconstruction needs LoRAs", "train them with localhyper.export.task_loras, give --loras"

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from localhyper.errors import ConfigError
-from localhyper.export.checkpoints import read_checkpoint
 from localhyper.export.data_files import hold_out
+from localhyper.export.given_weights import read_given_task, run_name
 from localhyper.export.prefetch import prefetch
 from localhyper.export.prompts import read_prompt_format
 from localhyper.export.run_options import add_run_options, add_stop_option, chosen_dtype, run_command
@@ -29,6 +29,7 @@ from localhyper.export.training_loop import StepResult, TrainingLoop, make_optim
 
 NO_MATRICES = ("heads", "depth", "kind", "queries")
 DECAYED = ("heads",)
+SOURCES = {"loras": "reconstruction", "documents": "beside"}  # options that name what a way learns from
 
 
 def check_sizes(config: TaskConfig, shape: BaseShape) -> None:
@@ -57,8 +58,9 @@ class TaskRun(TrainingLoop):
         device: str,
         dtype: torch.dtype,
         init: Path | None = None,
-        loras: Path | None = None,
+        source: Path | None = None,
     ) -> None:
+        """Read everything; `source` is what some ways learn from, a folder or file of theirs."""
         super().__init__(recipe.run, out, device, dtype)
         self.recipe = recipe
         base = TorchBase(base_path, dtype)
@@ -67,10 +69,10 @@ class TaskRun(TrainingLoop):
         torch.manual_seed(recipe.run.seed)
         made = LoraBank if recipe.task.way == "multitask" else TaskHypernetwork
         self.core = TaskModel(base, made(recipe.hypernetwork), len(self.batches.prefix)).to(self.device)
-        self.model = self.wrap(self.core, loras)
+        self.model = self.wrap(self.core, source)
         self.optimizers = make_optimizers(self.model, recipe.run, NO_MATRICES, DECAYED)
-        if init is not None and not self.checkpoint.exists():
-            self._start_from(init)
+        if not self.checkpoint.exists():
+            self._start_from(init) if init is not None else self._start_anew()
         self.prepare()
 
     def _read(self, base_path: Path, data: Path) -> None:
@@ -87,10 +89,8 @@ class TaskRun(TrainingLoop):
         counts = {"train": len(train), "held": len(held), "rows": sum(len(task.rows) for task in train)}
         self.log({"event": "tasks", **counts})
 
-    def wrap(self, core: TaskModel, loras: Path | None) -> nn.Module:
-        """The module that a step calls; `loras` are for reconstruction."""
-        if loras is not None:
-            raise ConfigError("--loras is for reconstruction", "leave it out, or set task.way in the recipe")
+    def wrap(self, core: TaskModel, source: Path | None) -> nn.Module:
+        """The module that a step calls."""
         return core
 
     @property
@@ -98,19 +98,22 @@ class TaskRun(TrainingLoop):
         """The hypernetwork, or what stands in its place."""
         return self.core.hypernetwork
 
+    def _start_anew(self) -> None:
+        """There are no weights to begin with."""
+
     def _start_from(self, path: Path) -> None:
-        """Weights of an earlier run of the same sizes.
+        """Weights of an earlier run of the same sizes, or of a bundle.
 
         Raises:
             ConfigError: No checkpoint, or one of another hypernetwork.
         """
-        state = read_checkpoint(path, self.device)
+        state = read_given_task(path, self.device)
         given, own = state["hypernetwork"], self.trained.state_dict()
         strange = sorted(set(given) ^ set(own)) + [k for k in given if k in own and own[k].shape != given[k].shape]
         if strange:
             raise ConfigError(f"checkpoint {path} has {strange[0]}, which does not fit this recipe's hypernetwork")
         self.trained.load_state_dict(given)
-        self.log({"event": "started from", "run": path.parent.name, "step": state["step"]})
+        self.log({"event": "started from", "run": run_name(path), "step": state["step"]})
 
     def begin(self, first: int, last: int) -> None:
         """Have the batches of these steps made."""
@@ -154,16 +157,35 @@ def start(options: argparse.Namespace) -> None:
         from localhyper.export.task_reconstruct import ReconstructionRun
 
         kind = ReconstructionRun
-    given = recipe, options.base, options.data, options.out, options.device, dtype, options.init, options.loras
+    elif recipe.task.way == "beside":
+        from localhyper.export.beside_train import BesideRun
+
+        kind = BesideRun
+    source = _source(options, recipe.task.way)
+    given = recipe, options.base, options.data, options.out, options.device, dtype, options.init, source
     kind(*given).train(options.stop_at)
+
+
+def _source(options: argparse.Namespace, way: str) -> Path | None:
+    """What the way learns from, of the options that name such things.
+
+    Raises:
+        ConfigError: One is given that is for another way.
+    """
+    for name, owner in SOURCES.items():
+        if getattr(options, name) is not None and way != owner:
+            raise ConfigError(f"--{name} is for the way {owner!r}", "leave it out, or set task.way in the recipe")
+    found: Path | None = next((getattr(options, name) for name, owner in SOURCES.items() if owner == way), None)
+    return found
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the training run."""
     parser = argparse.ArgumentParser(prog="localhyper train", description="Train a task hypernetwork")
     add_run_options(parser, "smollm2-135m-task.toml")
-    parser.add_argument("--init", type=Path, help="checkpoint.pt of an earlier run to start from")
+    parser.add_argument("--init", type=Path, help="checkpoint.pt of an earlier run, or a bundle, to start from")
     parser.add_argument("--loras", type=Path, help="folder of task_loras, for reconstruction")
+    parser.add_argument("--documents", type=Path, help="bundle for documents, for training beside their adapters")
     add_stop_option(parser)
     return run_command(parser, argv, start)
 

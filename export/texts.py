@@ -15,10 +15,11 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'])")
 
 @dataclass(frozen=True)
 class Pair:
-    """A question about a document and the answer to learn."""
+    """A question about a document and the answer to learn; `value` is what was asked for where the answer is more."""
 
     question: str
     answer: str
+    value: str = ""
 
 
 @dataclass(frozen=True)

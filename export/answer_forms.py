@@ -1,0 +1,63 @@
+"""Forms of answers to questions about documents, and descriptions that ask for them: `answer_forms.toml`.
+
+Knows no tokens, no documents and no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from localhyper.export.packaged import packaged_table
+from localhyper.export.texts import Pair
+
+
+@dataclass(frozen=True)
+class AnswerForm:
+    """One form.
+
+    Attributes:
+        name: What reports call it.
+        answer: Text with `{value}`, `{json}`, `{sentence}` or `{question}` in it.
+        descriptions: How it is asked for in training; none of a form that is kept for tests.
+        unseen: How it is asked for in probes and benchmarks.
+        case: What becomes of the value's letters.
+        weight: How often it is drawn.
+        test: Whether it is never trained with.
+    """
+
+    name: str
+    answer: str
+    descriptions: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    case: Literal["", "upper", "lower"] = ""
+    weight: float = 1.0
+    test: bool = False
+
+    @property
+    def needs_sentence(self) -> bool:
+        """Whether a pair whose answer is the value alone cannot be put so."""
+        return "{sentence}" in self.answer
+
+    def fits(self, pair: Pair) -> bool:
+        """Whether the pair's answer can be put so."""
+        return bool(pair.value) or not self.needs_sentence
+
+    def put(self, pair: Pair) -> str:
+        """The pair's answer in this form."""
+        value = pair.value or pair.answer
+        if self.case:
+            value = value.upper() if self.case == "upper" else value.lower()
+        quoted = json.dumps(value, ensure_ascii=False)
+        return self.answer.format(value=value, sentence=pair.answer, question=pair.question, json=quoted)
+
+
+@cache
+def answer_forms() -> tuple[AnswerForm, ...]:
+    """All forms, those for tests among them."""
+    rows: list[dict[str, Any]] = packaged_table("answer_forms.toml")["forms"]
+    return tuple(
+        AnswerForm(**row | {key: tuple(row[key]) for key in ("descriptions", "unseen") if key in row}) for row in rows
+    )

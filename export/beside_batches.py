@@ -1,0 +1,145 @@
+"""Documents asked in forms of answers, as batches; with them descriptions of other tasks, whose LoRAs are to stay.
+
+A batch is a function of (seed, step, process); document i of all processes is the same however many there are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from localhyper.errors import ConfigError
+from localhyper.export.answer_forms import AnswerForm
+from localhyper.export.batches import Collator
+from localhyper.export.data import ExampleMaker
+from localhyper.export.task_batches import Described, Rows, TaskBatchMaker, pad_rows
+from localhyper.export.task_config import TaskRecipe
+from localhyper.export.task_data import Drawn, Ids, Row, RowMaker, TaskDrawer, thinned
+from localhyper.export.texts import Example
+
+ATTEMPTS = 50  # documents drawn until one can be asked in enough forms
+
+
+@dataclass(frozen=True)
+class BesideBatch:
+    """Documents, each asked in the same number of forms; rows are in the order of documents, then forms.
+
+    Attributes:
+        documents: int64 [documents, prefix + tokens], right-padded.
+        document_mask: float32 [documents, tokens].
+        described: Of each document's forms, [documents * forms].
+        staying: Of the tasks that stay, apart from them because they are far longer; None = to measure.
+        forms: How many forms a document is asked in.
+        rows: Of the forms, the same number each.
+    """
+
+    documents: Tensor
+    document_mask: Tensor
+    described: Described
+    staying: Described | None
+    forms: int
+    rows: Rows
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the base model."""
+        described = [one.ids for one in (self.described, self.staying) if one]
+        return sum(ids.numel() for ids in (self.documents, *described, self.rows.ids))
+
+    def to(self, device: torch.device | str) -> BesideBatch:
+        """The same batch on a device."""
+        documents, mask = (x.to(device, non_blocking=True) for x in (self.documents, self.document_mask))
+        staying = self.staying.to(device) if self.staying else None
+        return BesideBatch(documents, mask, self.described.to(device), staying, self.forms, self.rows.to(device))
+
+    def pin_memory(self) -> BesideBatch:
+        """The same batch in memory that a GPU reads by itself; torch's `DataLoader` asks for it by this name."""
+        documents, mask = self.documents.pin_memory(), self.document_mask.pin_memory()
+        staying = self.staying.pin_memory() if self.staying else None
+        return BesideBatch(documents, mask, self.described.pin_memory(), staying, self.forms, self.rows.pin_memory())
+
+
+class FormBook:
+    """Forms with their descriptions as token ids."""
+
+    def __init__(self, forms: Sequence[AnswerForm], maker: RowMaker, dropped: float, *, unseen: bool) -> None:
+        """`unseen`: asked for in words that are never trained with."""
+        self.forms, self.maker, self.dropped, self.unseen = forms, maker, dropped, unseen
+        texts = {form.name: form.unseen if unseen else form.descriptions for form in forms}
+        self._ids = {name: maker.descriptions(found) for name, found in texts.items()}
+
+    def describe(self, rng: random.Random, form: AnswerForm) -> Ids:
+        """One of its descriptions."""
+        ids = rng.choice(self._ids[form.name])
+        return ids if self.unseen else thinned(rng, ids, self.dropped)
+
+    def rows(self, rng: random.Random, example: Example, form: AnswerForm, count: int) -> list[Row]:
+        """`count` of the document's questions with answers in this form, all different while they last; or none."""
+        pairs = [(pair.question, form.put(pair)) for pair in example.pairs if form.fits(pair)]
+        rng.shuffle(pairs)
+        rows = self.maker.rows(pairs[: 2 * count])
+        return [rows[index % len(rows)] for index in range(count)] if rows else []
+
+    def drawn(self, rng: random.Random) -> Iterator[AnswerForm]:
+        """The forms in a random order, by their weights."""
+        left = list(self.forms)
+        while left:
+            form = rng.choices(left, [form.weight for form in left])[0]
+            left.remove(form)
+            yield form
+
+
+class BesideBatchMaker:
+    """The batch of a step on one process."""
+
+    def __init__(self, recipe: TaskRecipe, collator: Collator, tasks: TaskBatchMaker) -> None:
+        self.recipe, self.collator, self.tasks = recipe, collator, tasks
+
+    def batch(self, maker: ExampleMaker, book: FormBook, step: int, staying: TaskDrawer | None) -> BesideBatch:
+        """On the CPU; `staying` is where other tasks come from: None to measure."""
+        cfg, at = self.recipe.beside, self.tasks
+        first = at.process * cfg.documents if staying else 0
+        named = f"{self.recipe.run.seed}/beside/{maker.split}/{step}"
+        names = [f"{named}/{i}" for i in range(first, first + cfg.documents)]
+        forms = min(cfg.forms, len(book.forms))
+        found = [self._document(random.Random(name), name, maker, book, forms) for name in names]
+        drawn = [one for _, forms in found for one in forms]
+        chunks = self.collator.pad_texts([example.text for example, _ in found])
+        described = at.described(drawn, blurred=staying is not None)
+        kept = at.described([], self._staying(staying, step)) if staying else None
+        return BesideBatch(chunks.ids, chunks.mask, described, kept, forms, self._rows(drawn))
+
+    def _document(
+        self, rng: random.Random, name: str, maker: ExampleMaker, book: FormBook, wanted: int
+    ) -> tuple[Example, list[Drawn]]:
+        """A document that can be asked in enough forms, and these with its rows."""
+        count = self.recipe.run.rows
+        for _ in range(ATTEMPTS):
+            example, drawn = maker.draw(rng, self.recipe.mixture, self.recipe.run.steps), list[Drawn]()
+            for form in book.drawn(rng):
+                rows = book.rows(rng, example, form, count)
+                if rows:
+                    drawn.append(Drawn(0, book.describe(rng, form), tuple(rows), f"{name}/{form.name}"))
+                if len(drawn) == wanted:
+                    return example, drawn
+        raise ConfigError(
+            f"no document drawn can be asked in {wanted} forms within {self.recipe.data.buckets[-1]} tokens",
+            "raise the last of data.buckets, or lower beside.forms",
+        )
+
+    def _staying(self, drawer: TaskDrawer, step: int) -> list[Ids]:
+        """Descriptions of tasks, and some of none."""
+        run, at = self.recipe.run, self.tasks
+        rng = random.Random(f"{run.seed}/staying/{step}/{at.process}")
+        drawn = drawer.draw_tasks(step, run.tasks, at.process, at.processes)
+        return [one.description for one in drawn] + rng.choices(at.meaningless, k=run.meaningless)
+
+    def _rows(self, drawn: Sequence[Drawn]) -> Rows:
+        rows = [row for one in drawn for row in one.rows]
+        longest = max(len(row.ids) for row in rows)
+        width = next(width for width in self.recipe.data.buckets if width >= longest)
+        return pad_rows(rows, width, self.recipe.loss.length_power)

@@ -1,0 +1,34 @@
+"""The tables of a task recipe that trains beside documents' adapters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from localhyper.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class BesideConfig:
+    """Documents that a task's adapter stands beside, and what of the hypernetwork is to stay.
+
+    Attributes:
+        reading: Reading-set files, relative to `--data`.
+        texts: Plain texts: filler of documents with invented facts.
+        holdout: Every `holdout`-th context is held out, and the last tenth of every text.
+        documents: Documents a step and process.
+        forms: Forms of answers that each document is asked in.
+        stay: Weight of the distance from the LoRAs that descriptions of other tasks had at the beginning.
+    """
+
+    reading: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    holdout: int = 40
+    documents: int = 8
+    forms: int = 2
+    stay: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Something must be drawn."""
+        for name in ("documents", "forms"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"recipe key beside.{name} must be 1 or more, got {getattr(self, name)}")

@@ -1,0 +1,125 @@
+"""`python -m tests.benchmarks.forms [DOCUMENTS] [BUNDLE]`: a document's fact in the form that a task asks for.
+
+Needle documents of 256 tokens; forms of `export/answer_forms.toml`, asked for by descriptions that no training has
+seen, and two forms that none has either. The rival needs no task hypernetwork: the document's adapter, and the
+description before the question in the prompt. BUNDLE is a task hypernetwork in the place of the shipped one.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from string import Formatter
+
+from rich.console import Console
+from rich.progress import track
+
+from localhyper.engine import AdapterUse, Engine
+from localhyper.evaluate.columns import ask
+from localhyper.evaluate.facts import Fact
+from localhyper.evaluate.haystack import HaystackMaker, read_sentences
+from localhyper.evaluate.metrics import holds_value
+from localhyper.export.answer_forms import AnswerForm, answer_forms
+from localhyper.jobs import JobRequest
+from localhyper.progress import CancelToken
+from localhyper.task_pipeline import task_document
+from localhyper.workbench import Workbench
+from tests.benchmarks.shipped import on_shipped_models, share
+
+DOCUMENTS, TOKENS, REPLY = 20, 256, 48
+SENTENCE = r"\S+(?: \S+){3,}"  # four words or more
+COLUMNS = ("document", "description in the prompt", "task", "another form's task")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One reply: whether it holds the right value, and whether it has the form asked for."""
+
+    form: AnswerForm
+    right: bool
+    formed: bool
+
+    @property
+    def both(self) -> bool:
+        """The fact in the form."""
+        return self.right and self.formed
+
+
+def has_form(form: AnswerForm, reply: str, question: str) -> bool:
+    """Whether a reply is in the form, whatever its value."""
+    known = {"value": r"\S+", "json": r'"[^"\n]+"', "sentence": SENTENCE, "question": re.escape(question)}
+    parts = [(re.escape(text), known.get(field or "", "")) for text, field, *_ in Formatter().parse(form.answer)]
+    pattern = "".join(text + field for text, field in parts)
+    cased = {"": reply, "upper": reply.upper(), "lower": reply.lower()}[form.case]
+    return reply == cased and re.fullmatch(pattern, reply) is not None
+
+
+def cases(bench: Workbench, count: int) -> Iterator[tuple[AdapterUse, Fact, int]]:
+    """Documents attached, with the fact of each and its number."""
+    maker = HaystackMaker(read_sentences(None), bench.engine().tokenize, TOKENS, "both", seed=11)
+    for index in range(count):
+        case = maker.make(index)
+        made = bench.attach(bench.read(JobRequest(text=case.text)), bench.options(f"document-{index}"))
+        yield AdapterUse(made.result.adapter.path), case.fact, index
+
+
+def replies(bench: Workbench, count: int, bundle: str) -> dict[str, list[Reply]]:
+    """Column to the replies of all documents and forms."""
+    engine, found, forms = bench.engine(), dict[str, list[Reply]]({name: [] for name in COLUMNS}), answer_forms()
+    tasks = {
+        text: _task(bench, text, f"task-{place}-{number}", bundle)
+        for place, form in enumerate(forms)
+        for number, text in enumerate(form.unseen)
+    }
+    for document, fact, index in track(cases(bench, count), "asking", count, console=Console(stderr=True)):
+        texts = [form.unseen[index % len(form.unseen)] for form in forms]
+        alone = _ask(engine, [document], fact.question)
+        for place, (form, text) in enumerate(zip(forms, texts, strict=True)):
+            given = (
+                alone,
+                _ask(engine, [document], f"{text}\n\n{fact.question}"),
+                _ask(engine, [document, tasks[text]], fact.question),
+                _ask(engine, [document, tasks[texts[place - 1]]], fact.question),
+            )
+            for name, reply in zip(COLUMNS, given, strict=True):
+                right = holds_value(reply, fact.value)
+                found[name].append(Reply(form, right, has_form(form, reply, fact.question)))
+    return found
+
+
+def _task(bench: Workbench, text: str, name: str, bundle: str) -> AdapterUse:
+    return AdapterUse(bench.attach_task(task_document(text), bench.options(name), hypernet=bundle).result.adapter.path)
+
+
+def _ask(engine: Engine, uses: Sequence[AdapterUse], message: str) -> str:
+    engine.set_adapters(uses)
+    return ask(engine, message, REPLY, CancelToken())
+
+
+def report(bench: Workbench, count: int, bundle: str) -> None:
+    """Measure, and print the tables."""
+    found, forms = replies(bench, count, bundle), answer_forms()
+    print(
+        f"{count} documents of {TOKENS} tokens, {sum(not form.test for form in forms)} forms that training has seen\n"
+    )
+    print("| | right value, % | in the form, % | both, % |\n|---|---|---|---|")
+    for name, given in found.items():
+        known = [reply for reply in given if not reply.form.test]
+        cells = ([r.right for r in known], [r.formed for r in known], [r.both for r in known])
+        print(f"| {name} | {' | '.join(map(share, cells))} |")
+    print(f"\n| form, both, % | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
+    for form in forms:
+        of_form = [[reply.both for reply in given if reply.form == form] for given in found.values()]
+        name = f"{form.name} (never trained)" if form.test else form.name
+        print(f"| {name} | {' | '.join(f'{100 * sum(flags) / len(flags):.0f}' for flags in of_form)} |")
+
+
+def main(count: int = DOCUMENTS, bundle: str = "") -> int:
+    """Print the tables; the exit code."""
+    return on_shipped_models(lambda bench: report(bench, count, bundle))
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENTS, sys.argv[2] if len(sys.argv) > 2 else ""))
