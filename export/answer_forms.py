@@ -55,6 +55,12 @@ class AnswerForm:
 
 
 @cache
+def other_descriptions() -> tuple[str, ...]:
+    """Descriptions in other languages, of other things and of nothing, which training beside documents leaves alone."""
+    return tuple(packaged_table("answer_forms.toml")["others"])
+
+
+@cache
 def answer_forms() -> tuple[AnswerForm, ...]:
     """All forms, those for tests among them."""
     rows: list[dict[str, Any]] = packaged_table("answer_forms.toml")["forms"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,14 @@ from localhyper.export.command_line import refuse
 from localhyper.export.given_weights import read_given_task
 
 
-def average(last: dict[str, Any], first: dict[str, Any], share: float) -> dict[str, Any]:
+def average(last: dict[str, Any], first: dict[str, Any], share: float, kept: Sequence[str] = ()) -> dict[str, Any]:
     """A checkpoint, without optimizers, whose weights are `share` of `last` and the rest of `first`.
+
+    Args:
+        last: A run's checkpoint.
+        first: That of what it began from.
+        share: 0 to 1.
+        kept: Beginnings of names of weights that are those of `first` alone.
 
     Raises:
         ConfigError: They are of two kinds of hypernetwork.
@@ -32,8 +39,15 @@ def average(last: dict[str, Any], first: dict[str, Any], share: float) -> dict[s
     one, other = last["hypernetwork"], first["hypernetwork"]
     if {name: value.shape for name, value in one.items()} != {name: value.shape for name, value in other.items()}:
         raise ConfigError("the two checkpoints are of different hypernetworks", "average a run with what it began from")
-    mixed = {name: share * value.float() + (1 - share) * other[name].float() for name, value in one.items()}
-    return {**{k: last[k] for k in ("step", "seconds")}, "hypernetwork": mixed, "averaged": share}
+    for part in kept:
+        if not any(name.startswith(part) for name in one):
+            raise ConfigError(f"no weight of this hypernetwork has a name that begins with {part!r}")
+    shares = {name: 0.0 if name.startswith(tuple(kept)) else share for name in one}
+    mixed = {
+        name: shares[name] * value.float() + (1 - shares[name]) * other[name].float() for name, value in one.items()
+    }
+    found = {"hypernetwork": mixed, "averaged": share, "kept": list(kept)}
+    return {**{k: last[k] for k in ("step", "seconds")}, **found}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,13 +57,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("first", type=Path, help="checkpoint.pt that it began from, or a bundle of tasks")
     parser.add_argument("--share", type=float, default=0.5, help="of the run's weights, 0 to 1")
+    parser.add_argument(
+        "--keep", action="append", default=[], metavar="NAME", help="weights of FIRST alone, by how their names begin"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write, for `localhyper export`")
     options = parser.parse_args(argv)
     try:
         if not 0 <= options.share <= 1:
             raise ConfigError(f"--share must be 0 to 1, got {options.share}")
         first = read_given_task(options.first, torch.device("cpu"))
-        mixed = average(read_run(options.run), first, options.share)
+        mixed = average(read_run(options.run), first, options.share, options.keep)
         options.out.mkdir(parents=True, exist_ok=True)
         torch.save(mixed, options.out / "checkpoint.pt")
         shutil.copyfile(options.run / "curve.jsonl", options.out / "curve.jsonl")

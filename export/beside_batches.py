@@ -96,8 +96,11 @@ class FormBook:
 class BesideBatchMaker:
     """The batch of a step on one process."""
 
-    def __init__(self, recipe: TaskRecipe, collator: Collator, tasks: TaskBatchMaker) -> None:
-        self.recipe, self.collator, self.tasks = recipe, collator, tasks
+    def __init__(
+        self, recipe: TaskRecipe, collator: Collator, tasks: TaskBatchMaker, others: Sequence[Ids] = ()
+    ) -> None:
+        """`others` are descriptions that stay beside those of tasks and of none."""
+        self.recipe, self.collator, self.tasks, self.others = recipe, collator, tasks, others
 
     def batch(self, maker: ExampleMaker, book: FormBook, step: int, staying: TaskDrawer | None) -> BesideBatch:
         """On the CPU; `staying` is where other tasks come from: None to measure."""
@@ -132,11 +135,12 @@ class BesideBatchMaker:
         )
 
     def _staying(self, drawer: TaskDrawer, step: int) -> list[Ids]:
-        """Descriptions of tasks, and some of none."""
+        """Descriptions of tasks, of none, and of other things."""
         run, at = self.recipe.run, self.tasks
         rng = random.Random(f"{run.seed}/staying/{step}/{at.process}")
         drawn = drawer.draw_tasks(step, run.tasks, at.process, at.processes)
-        return [one.description for one in drawn] + rng.choices(at.meaningless, k=run.meaningless)
+        found = [one.description for one in drawn] + rng.choices(at.meaningless, k=run.meaningless)
+        return found + (rng.choices(self.others, k=self.recipe.beside.others) if self.others else [])
 
     def _rows(self, drawn: Sequence[Drawn]) -> Rows:
         rows = [row for one in drawn for row in one.rows]

@@ -17,6 +17,7 @@ class BesideConfig:
         holdout: Every `holdout`-th context is held out, and the last tenth of every text.
         documents: Documents a step and process.
         forms: Forms of answers that each document is asked in.
+        others: Descriptions of `answer_forms.toml` that are of no form and stay, a step and process.
         stay: Weight of the distance from the LoRAs that descriptions of other tasks had at the beginning.
     """
 
@@ -25,6 +26,7 @@ class BesideConfig:
     holdout: int = 40
     documents: int = 8
     forms: int = 2
+    others: int = 4
     stay: float = 1.0
 
     def __post_init__(self) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from localhyper.errors import ConfigError
-from localhyper.export.answer_forms import answer_forms
+from localhyper.export.answer_forms import answer_forms, other_descriptions
 from localhyper.export.batches import Collator
 from localhyper.export.beside_batches import BesideBatch, BesideBatchMaker, FormBook
 from localhyper.export.beside_objectives import Beside, probe_beside
@@ -54,7 +54,7 @@ class BesideRun(TaskRun):
             "forms": FormBook(trained, rows, dropped, unseen=True),
             "new_forms": FormBook([form for form in answer_forms() if form.test], rows, dropped, unseen=True),
         }
-        self.beside = BesideBatchMaker(recipe, collator, self.batches)
+        self.beside = BesideBatchMaker(recipe, collator, self.batches, rows.descriptions(other_descriptions()))
         self.log({"event": "documents", "contexts": len(train.reading), "forms": len(trained)})
 
     def wrap(self, core: TaskModel, source: Path | None) -> nn.Module:

@@ -140,7 +140,7 @@ def load_task_run(recipe: TaskRecipe, run: Path) -> tuple[TaskHypernetwork | Lor
         what = str(error).splitlines()[-1].strip()
         raise ConfigError(f"{run / 'checkpoint.pt'} does not fit the recipe: {what}") from None
     # Held-out scores are then of the run before it.
-    mixed = {"share_of_run": state["averaged"]} if "averaged" in state else {}
+    mixed = {"share_of_run": state["averaged"], "kept": state.get("kept", [])} if "averaged" in state else {}
     return net, {"steps": state["step"], "seconds": round(state["seconds"]), **mixed}
 
 

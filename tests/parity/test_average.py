@@ -25,6 +25,18 @@ def test_the_share_is_of_the_run() -> None:
     assert (mixed["step"], mixed["averaged"]) == (7, 0.75) and "optimizers" not in mixed
 
 
+def test_what_is_kept_is_of_the_first_alone() -> None:
+    last, first = (
+        {"step": 1, "seconds": 1.0, "hypernetwork": {"a.x": torch.full((2,), v), "b": torch.full((2,), v)}}
+        for v in (3.0, 1.0)
+    )
+    mixed = average(last, first, 1.0, ["a."])
+    assert mixed["hypernetwork"]["a.x"].tolist() == [1.0, 1.0] and mixed["hypernetwork"]["b"].tolist() == [3.0, 3.0]
+    assert mixed["kept"] == ["a."]
+    with pytest.raises(ConfigError, match="begins with 'c'"):
+        average(last, first, 1.0, ["c"])
+
+
 def test_other_hypernetworks_are_refused() -> None:
     with pytest.raises(ConfigError, match="different hypernetworks"):
         average(state(1.0), state(1.0, "b"), 0.5)

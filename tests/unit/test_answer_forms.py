@@ -7,7 +7,7 @@ import json
 import pytest
 
 from localhyper.evaluate.facts import make_facts
-from localhyper.export.answer_forms import AnswerForm, answer_forms
+from localhyper.export.answer_forms import AnswerForm, answer_forms, other_descriptions
 from localhyper.export.texts import Pair
 from tests.benchmarks.forms import has_form
 from tests.benchmarks.together import TASK
@@ -17,12 +17,13 @@ BY_NAME = {form.name: form for form in answer_forms()}
 
 
 def test_names_and_descriptions_are_there_once() -> None:
-    texts = [text for form in answer_forms() for text in (*form.descriptions, *form.unseen)]
+    texts = [text for form in answer_forms() for text in (*form.descriptions, *form.unseen)] + [*other_descriptions()]
     assert len(BY_NAME) == len(answer_forms()) and len({text.casefold() for text in texts}) == len(texts)
 
 
 def test_what_is_measured_is_never_trained_with() -> None:
     trained = {text.casefold() for form in answer_forms() for text in form.descriptions}
+    trained |= {text.casefold() for text in other_descriptions()}
     assert TASK.casefold() not in trained
     for form in answer_forms():
         assert form.unseen and form.test != bool(form.descriptions), form.name
