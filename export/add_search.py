@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from localhyper.atomic import write_bytes_atomic
 from localhyper.bundle import BundleInfo, check_kind, read_bundle
 from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError
-from localhyper.export.checkpoints import read_run
+from localhyper.export.checkpoints import read_run, run_facts
 from localhyper.export.command_line import refuse
 from localhyper.export.onnx_bundle import HALF, update_description
 from localhyper.export.search_config import SearchConfig, load_search_recipe
@@ -86,9 +86,7 @@ def add_search(bundle: Path, run: Path, recipe: Path, out: Path) -> None:
         raise ConfigError(f"run `{run}` is no search run", "name the folder of one")
     model = onnx.load(bundle)
     put_in(model, head_arrays(state, config, info))
-    averaged = {"share_of_run": saved["averaged"]} if "averaged" in saved else {}
-    facts = {"steps": saved["step"], "seconds": round(saved["seconds"]), **averaged}
-    update_description(model, {"card": {**info.card, "search": facts}})
+    update_description(model, {"card": {**info.card, "search": run_facts(saved)}})
     onnx.checker.check_model(model)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / bundle.name

@@ -36,14 +36,9 @@ class AnswerForm:
     weight: float = 1.0
     test: bool = False
 
-    @property
-    def needs_sentence(self) -> bool:
-        """Whether a pair whose answer is the value alone cannot be put so."""
-        return "{sentence}" in self.answer
-
     def fits(self, pair: Pair) -> bool:
-        """Whether the pair's answer can be put so."""
-        return bool(pair.value) or not self.needs_sentence
+        """Whether the pair's answer can be put so; one that is the value alone is no sentence."""
+        return bool(pair.value) or "{sentence}" not in self.answer
 
     def put(self, pair: Pair) -> str:
         """The pair's answer in this form."""

@@ -34,7 +34,7 @@ def average(last: dict[str, Any], first: dict[str, Any], share: float, kept: Seq
         kept: Beginnings of names of weights that are those of `first` alone.
 
     Raises:
-        ConfigError: They are of two kinds of hypernetwork.
+        ConfigError: They are of two kinds of hypernetwork, or it has no weight of a name in `kept`.
     """
     one, other = last["hypernetwork"], first["hypernetwork"]
     if {name: value.shape for name, value in one.items()} != {name: value.shape for name, value in other.items()}:
@@ -43,11 +43,9 @@ def average(last: dict[str, Any], first: dict[str, Any], share: float, kept: Seq
         if not any(name.startswith(part) for name in one):
             raise ConfigError(f"no weight of this hypernetwork has a name that begins with {part!r}")
     shares = {name: 0.0 if name.startswith(tuple(kept)) else share for name in one}
-    mixed = {
-        name: shares[name] * value.float() + (1 - shares[name]) * other[name].float() for name, value in one.items()
-    }
-    found = {"hypernetwork": mixed, "averaged": share, "kept": list(kept)}
-    return {**{k: last[k] for k in ("step", "seconds")}, **found}
+    mixed = {name: part * one[name].float() + (1 - part) * other[name].float() for name, part in shares.items()}
+    facts = {name: last[name] for name in ("step", "seconds")}
+    return {**facts, "hypernetwork": mixed, "averaged": share, "kept": list(kept)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from localhyper.errors import ConfigError
 from localhyper.export.answer_forms import AnswerForm
-from localhyper.export.batches import Collator
+from localhyper.export.batches import ChunkTokens, Collator
 from localhyper.export.data import ExampleMaker
-from localhyper.export.task_batches import Described, Rows, TaskBatchMaker, pad_rows
+from localhyper.export.task_batches import Described, Rows, TaskBatchMaker
 from localhyper.export.task_config import TaskRecipe
 from localhyper.export.task_data import Drawn, Ids, Row, RowMaker, TaskDrawer, thinned
 from localhyper.export.texts import Example
@@ -29,16 +28,14 @@ class BesideBatch:
     """Documents, each asked in the same number of forms; rows are in the order of documents, then forms.
 
     Attributes:
-        documents: int64 [documents, prefix + tokens], right-padded.
-        document_mask: float32 [documents, tokens].
+        documents: One chunk each.
         described: Of each document's forms, [documents * forms].
         staying: Of the tasks that stay, apart from them because they are far longer; None = to measure.
         forms: How many forms a document is asked in.
         rows: Of the forms, the same number each.
     """
 
-    documents: Tensor
-    document_mask: Tensor
+    documents: ChunkTokens
     described: Described
     staying: Described | None
     forms: int
@@ -48,19 +45,13 @@ class BesideBatch:
     def tokens(self) -> int:
         """Tokens that go through the base model."""
         described = [one.ids for one in (self.described, self.staying) if one]
-        return sum(ids.numel() for ids in (self.documents, *described, self.rows.ids))
+        return sum(ids.numel() for ids in (self.documents.ids, *described, self.rows.ids))
 
     def to(self, device: torch.device | str) -> BesideBatch:
         """The same batch on a device."""
-        documents, mask = (x.to(device, non_blocking=True) for x in (self.documents, self.document_mask))
         staying = self.staying.to(device) if self.staying else None
-        return BesideBatch(documents, mask, self.described.to(device), staying, self.forms, self.rows.to(device))
-
-    def pin_memory(self) -> BesideBatch:
-        """The same batch in memory that a GPU reads by itself; torch's `DataLoader` asks for it by this name."""
-        documents, mask = self.documents.pin_memory(), self.document_mask.pin_memory()
-        staying = self.staying.pin_memory() if self.staying else None
-        return BesideBatch(documents, mask, self.described.pin_memory(), staying, self.forms, self.rows.pin_memory())
+        parts = self.documents.to(device), self.described.to(device), staying
+        return BesideBatch(*parts, self.forms, self.rows.to(device))
 
 
 class FormBook:
@@ -96,9 +87,7 @@ class FormBook:
 class BesideBatchMaker:
     """The batch of a step on one process."""
 
-    def __init__(
-        self, recipe: TaskRecipe, collator: Collator, tasks: TaskBatchMaker, others: Sequence[Ids] = ()
-    ) -> None:
+    def __init__(self, recipe: TaskRecipe, collator: Collator, tasks: TaskBatchMaker, others: Sequence[Ids]) -> None:
         """`others` are descriptions that stay beside those of tasks and of none."""
         self.recipe, self.collator, self.tasks, self.others = recipe, collator, tasks, others
 
@@ -110,11 +99,11 @@ class BesideBatchMaker:
         names = [f"{named}/{i}" for i in range(first, first + cfg.documents)]
         forms = min(cfg.forms, len(book.forms))
         found = [self._document(random.Random(name), name, maker, book, forms) for name in names]
-        drawn = [one for _, forms in found for one in forms]
-        chunks = self.collator.pad_texts([example.text for example, _ in found])
+        drawn = [one for _, asked in found for one in asked]
+        documents = self.collator.pad_texts([example.text for example, _ in found])
         described = at.described(drawn, blurred=staying is not None)
         kept = at.described([], self._staying(staying, step)) if staying else None
-        return BesideBatch(chunks.ids, chunks.mask, described, kept, forms, self._rows(drawn))
+        return BesideBatch(documents, described, kept, forms, self._rows(drawn))
 
     def _document(
         self, rng: random.Random, name: str, maker: ExampleMaker, book: FormBook, wanted: int
@@ -139,11 +128,10 @@ class BesideBatchMaker:
         run, at = self.recipe.run, self.tasks
         rng = random.Random(f"{run.seed}/staying/{step}/{at.process}")
         drawn = drawer.draw_tasks(step, run.tasks, at.process, at.processes)
-        found = [one.description for one in drawn] + rng.choices(at.meaningless, k=run.meaningless)
-        return found + (rng.choices(self.others, k=self.recipe.beside.others) if self.others else [])
+        of_none = rng.choices(at.meaningless, k=run.meaningless)
+        return [one.description for one in drawn] + of_none + rng.choices(self.others, k=self.recipe.beside.others)
 
     def _rows(self, drawn: Sequence[Drawn]) -> Rows:
-        rows = [row for one in drawn for row in one.rows]
-        longest = max(len(row.ids) for row in rows)
+        longest = max(len(row.ids) for one in drawn for row in one.rows)
         width = next(width for width in self.recipe.data.buckets if width >= longest)
-        return pad_rows(rows, width, self.recipe.loss.length_power)
+        return self.tasks.rows(drawn, width)

@@ -80,7 +80,7 @@ class Beside(nn.Module):
     def adapters(self, batch: BesideBatch) -> Mapping[int, BlockLora]:
         """The documents' adapters, without gradient."""
         with torch.no_grad():
-            return self.meta.adapters(batch.documents, batch.document_mask)
+            return self.meta.adapters(batch.documents.ids, batch.documents.mask)
 
     def forward(self, batch: BesideBatch, stay: float, count: Tensor) -> BesideLosses:
         """Both objectives.

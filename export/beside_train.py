@@ -25,11 +25,8 @@ from localhyper.export.given_weights import read_given, take_given
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.objectives import MetaModel
 from localhyper.export.prefetch import prefetch
-from localhyper.export.prompts import read_prompt_format
-from localhyper.export.task_data import RowMaker
 from localhyper.export.task_objectives import TaskModel
 from localhyper.export.task_train import TaskRun
-from localhyper.export.tokenizer import load_tokenizer
 from localhyper.export.training_loop import StepResult
 
 
@@ -42,12 +39,11 @@ class BesideRun(TaskRun):
         """Tasks as ever; documents, and the forms they are asked in."""
         super()._read(base_path, data)
         recipe, cfg = self.recipe, self.recipe.beside
-        tokenizer, size = load_tokenizer(base_path), recipe.documents.max_tokens
-        prompts = read_prompt_format(base_path, recipe.chunk_prefix)
-        collator = Collator(tokenizer, prompts, size, recipe.data.buckets[-1], bucket_size=32)
+        rows, size = self.row_maker, recipe.documents.max_tokens
+        tokenizer, dropped = rows.tokenizer, recipe.data.dropped
+        collator = Collator(tokenizer, rows.prompts, size, recipe.data.buckets[-1], bucket_size=32)
         train, held = load_corpus(data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout)
         self.maker, self.held_maker = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
-        rows, dropped = RowMaker(tokenizer, prompts, recipe.hypernetwork.max_tokens, recipe.data), recipe.data.dropped
         trained = [form for form in answer_forms() if not form.test]
         self.book = FormBook(trained, rows, dropped, unseen=False)
         self.books = {

@@ -36,3 +36,16 @@ def read_run(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{run} holds no checkpoint.pt", "train first, or name the folder given to --out")
     return read_checkpoint(path)
+
+
+def run_facts(state: dict[str, Any]) -> dict[str, Any]:
+    """What cards say of a run's state: steps, seconds, and of a mixture (`average`) the run's share and what it lacks.
+
+    Held-out scores of a mixture's card are those of the run before it.
+    """
+    facts = {"steps": state["step"], "seconds": round(state["seconds"])}
+    if "averaged" in state:
+        facts["share_of_run"] = state["averaged"]
+    if state.get("kept"):
+        facts["kept"] = state["kept"]
+    return facts

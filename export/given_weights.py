@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,13 @@ def read_given(path: Path, device: torch.device, bundled: AssociationConfig) -> 
         ConfigError: It is missing.
         HypernetworkError: A bundle of other sizes.
     """
-    if path.suffix != ".onnx" or not path.is_file():
-        return read_checkpoint(path, device, or_bundle=True)
-    from localhyper.export.bundle_weights import read_bundle_weights
 
-    return {"hypernetwork": read_bundle_weights(path, bundled), "step": None}
+    def of_bundle() -> dict[str, Tensor]:
+        from localhyper.export.bundle_weights import read_bundle_weights
+
+        return read_bundle_weights(path, bundled)
+
+    return _read(path, device, of_bundle)
 
 
 def read_given_task(path: Path, device: torch.device) -> dict[str, Any]:
@@ -40,11 +42,19 @@ def read_given_task(path: Path, device: torch.device) -> dict[str, Any]:
         ConfigError: It is missing.
         HypernetworkError: No bundle, or one that no task run has made.
     """
-    if path.suffix != ".onnx" or not path.is_file():
-        return read_checkpoint(path, device, or_bundle=True)
-    from localhyper.export.task_onnx import read_task_bundle
 
-    return {"hypernetwork": read_task_bundle(path), "step": None}
+    def of_bundle() -> dict[str, Tensor]:
+        from localhyper.export.task_onnx import read_task_bundle
+
+        return read_task_bundle(path)
+
+    return _read(path, device, of_bundle)
+
+
+def _read(path: Path, device: torch.device, of_bundle: Callable[[], dict[str, Tensor]]) -> dict[str, Any]:
+    if path.suffix == ".onnx" and path.is_file():
+        return {"hypernetwork": of_bundle(), "step": None}
+    return read_checkpoint(path, device, or_bundle=True)
 
 
 def take_given(module: nn.Module, path: Path, weights: Mapping[str, Tensor], fresh: Sequence[str] = ()) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from localhyper.base_header import read_base_info
 from localhyper.errors import ConfigError, LocalHyperError
-from localhyper.export.checkpoints import read_run
+from localhyper.export.checkpoints import read_run, run_facts
 from localhyper.export.command_line import refuse
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.onnx_bundle import write_bundle
@@ -32,10 +32,7 @@ def load_run(recipe: Recipe | SumRecipe, run: Path) -> tuple[AssociationHypernet
     state = read_run(run)
     hypernetwork = AssociationHypernetwork(recipe.hypernetwork)
     hypernetwork.load_state_dict(state["hypernetwork"])
-    facts = {"steps": state["step"], "seconds": round(state["seconds"])}
-    if "averaged" in state:  # held-out scores are then of the run before it
-        facts["share_of_run"] = state["averaged"]
-    return hypernetwork, facts
+    return hypernetwork, run_facts(state)
 
 
 def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:

@@ -45,10 +45,6 @@ class Rows:
         """The same rows on a device."""
         return Rows(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
-    def pin_memory(self) -> Rows:
-        """The same rows in memory that a GPU reads by itself; torch's `DataLoader` asks for it by this name."""
-        return Rows(*(getattr(self, field.name).pin_memory() for field in fields(self)))
-
 
 @dataclass(frozen=True)
 class Described:
@@ -74,10 +70,6 @@ class Described:
     def to(self, device: torch.device | str) -> Described:
         """The same descriptions on a device."""
         return Described(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
-
-    def pin_memory(self) -> Described:
-        """The same descriptions in memory that a GPU reads by itself."""
-        return Described(*(getattr(self, field.name).pin_memory() for field in fields(self)))
 
 
 @dataclass(frozen=True)
@@ -105,11 +97,6 @@ class TaskBatch:
         """The same batch on a device."""
         kept = self.kept.to(device) if self.kept is not None else None
         return TaskBatch(self.described.to(device), self.tasks, self.rows.to(device), kept)
-
-    def pin_memory(self) -> TaskBatch:
-        """The same batch in memory that a GPU reads by itself."""
-        kept = self.kept.pin_memory() if self.kept is not None else None
-        return TaskBatch(self.described.pin_memory(), self.tasks, self.rows.pin_memory(), kept)
 
 
 def pad_rows(rows: Sequence[Row], width: int, length_power: float) -> Rows:
@@ -175,14 +162,14 @@ class TaskBatchMaker:
         lent = drawn[:: len(drawn) // count][:count] if count else []
         empty = [random.Random(f"{one.key}/meaningless").choice(self.meaningless) for one in lent]
         kept = pad_rows([row for one in lent for row in one.rows], width, 0.0) if count else None
-        return TaskBatch(self.described(drawn, empty), len(drawn), self._rows(drawn, width), kept)
+        return TaskBatch(self.described(drawn, empty), len(drawn), self.rows(drawn, width), kept)
 
     def held(self, drawer: TaskDrawer, step: int) -> TaskBatch:
         """A batch to measure, the same on all processes."""
         run = self.recipe.run
         width, drawn = drawer.draw(step, run.tasks, run.rows)
         described = self.described(drawn, blurred=False)
-        return TaskBatch(described, len(drawn), self._rows(drawn, width, 0.0), None)
+        return TaskBatch(described, len(drawn), self.rows(drawn, width, 0.0), None)
 
     def described(self, drawn: Sequence[Drawn], more: Sequence[Ids] = (), *, blurred: bool = True) -> Described:
         """The descriptions drawn, blurred for training, and more that are not."""
@@ -194,7 +181,8 @@ class TaskBatchMaker:
             keep[index], noise[index] = self._jitter(one.key)
         return Described(ids, mask, keep, noise)
 
-    def _rows(self, drawn: Sequence[Drawn], width: int, power: float | None = None) -> Rows:
+    def rows(self, drawn: Sequence[Drawn], width: int, power: float | None = None) -> Rows:
+        """The rows drawn, padded to `width`; `power` is that of `pad_rows`, None = the recipe's."""
         power = self.recipe.loss.length_power if power is None else power
         return pad_rows([row for one in drawn for row in one.rows], width, power)
 

@@ -15,7 +15,7 @@ from localhyper.atomic import atomic_path
 from localhyper.base_header import read_base_info
 from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import ConfigError, HypernetworkError
-from localhyper.export.checkpoints import read_run
+from localhyper.export.checkpoints import read_run, run_facts
 from localhyper.export.lora_files import write_task_adapter
 from localhyper.export.onnx_bundle import HALF, PARITY, Parity, describe_base
 from localhyper.export.published_bundle import NET, export_program, round_weights, write_program
@@ -139,9 +139,7 @@ def load_task_run(recipe: TaskRecipe, run: Path) -> tuple[TaskHypernetwork | Lor
     except RuntimeError as error:
         what = str(error).splitlines()[-1].strip()
         raise ConfigError(f"{run / 'checkpoint.pt'} does not fit the recipe: {what}") from None
-    # Held-out scores are then of the run before it.
-    mixed = {"share_of_run": state["averaged"], "kept": state.get("kept", [])} if "averaged" in state else {}
-    return net, {"steps": state["step"], "seconds": round(state["seconds"]), **mixed}
+    return net, run_facts(state)
 
 
 def make_task_card(recipe: TaskRecipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:

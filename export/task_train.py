@@ -79,7 +79,7 @@ class TaskRun(TrainingLoop):
         """Tasks, those held out, and descriptions of no task."""
         recipe, cfg = self.recipe, self.recipe.data
         prompts = read_prompt_format(base_path, recipe.chunk_prefix)
-        maker = RowMaker(load_tokenizer(base_path), prompts, recipe.hypernetwork.max_tokens, cfg)
+        self.row_maker = maker = RowMaker(load_tokenizer(base_path), prompts, recipe.hypernetwork.max_tokens, cfg)
         train, held = hold_out(read_tasks([data / name for name in cfg.tasks], maker), cfg.holdout)
         self.drawer = TaskDrawer(train, cfg, recipe.run.seed, "train", unseen=False)
         self.held = TaskDrawer(held, cfg, recipe.run.seed, "held", unseen=True)
@@ -172,10 +172,13 @@ def _source(options: argparse.Namespace, way: str) -> Path | None:
     Raises:
         ConfigError: One is given that is for another way.
     """
+    found: Path | None = None
     for name, owner in SOURCES.items():
-        if getattr(options, name) is not None and way != owner:
+        given = getattr(options, name)
+        if owner == way:
+            found = given
+        elif given is not None:
             raise ConfigError(f"--{name} is for the way {owner!r}", "leave it out, or set task.way in the recipe")
-    found: Path | None = next((getattr(options, name) for name, owner in SOURCES.items() if owner == way), None)
     return found
 
 

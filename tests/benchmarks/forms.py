@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from string import Formatter
 
 from rich.console import Console
 from rich.progress import track
 
-from localhyper.engine import AdapterUse, Engine
-from localhyper.evaluate.columns import ask
-from localhyper.evaluate.facts import Fact
 from localhyper.evaluate.haystack import HaystackMaker, read_sentences
 from localhyper.evaluate.metrics import holds_value
 from localhyper.export.answer_forms import AnswerForm, answer_forms
-from localhyper.jobs import JobRequest
-from localhyper.progress import CancelToken
-from localhyper.task_pipeline import task_document
 from localhyper.workbench import Workbench
-from tests.benchmarks.shipped import on_shipped_models, share
+from tests.benchmarks.shipped import ask_with, attached_task, needles, on_shipped_models, share
 
 DOCUMENTS, TOKENS, REPLY = 20, 256, 48
 SENTENCE = r"\S+(?: \S+){3,}"  # four words or more
@@ -56,46 +49,30 @@ def has_form(form: AnswerForm, reply: str, question: str) -> bool:
     return reply == cased and re.fullmatch(pattern, reply) is not None
 
 
-def cases(bench: Workbench, count: int) -> Iterator[tuple[AdapterUse, Fact, int]]:
-    """Documents attached, with the fact of each and its number."""
-    maker = HaystackMaker(read_sentences(None), bench.engine().tokenize, TOKENS, "both", seed=11)
-    for index in range(count):
-        case = maker.make(index)
-        made = bench.attach(bench.read(JobRequest(text=case.text)), bench.options(f"document-{index}"))
-        yield AdapterUse(made.result.adapter.path), case.fact, index
-
-
 def replies(bench: Workbench, count: int, bundle: str) -> dict[str, list[Reply]]:
     """Column to the replies of all documents and forms."""
     engine, found, forms = bench.engine(), dict[str, list[Reply]]({name: [] for name in COLUMNS}), answer_forms()
     tasks = {
-        text: _task(bench, text, f"task-{place}-{number}", bundle)
+        text: attached_task(bench, text, f"task-{place}-{number}", bundle)
         for place, form in enumerate(forms)
         for number, text in enumerate(form.unseen)
     }
-    for document, fact, index in track(cases(bench, count), "asking", count, console=Console(stderr=True)):
+    maker = HaystackMaker(read_sentences(None), engine.tokenize, TOKENS, "both", seed=11)
+    cases = track(needles(bench, maker, count), "asking", count, console=Console(stderr=True))
+    for index, (document, fact) in enumerate(cases):
         texts = [form.unseen[index % len(form.unseen)] for form in forms]
-        alone = _ask(engine, [document], fact.question)
+        alone = ask_with(engine, [document], fact.question, REPLY)
         for place, (form, text) in enumerate(zip(forms, texts, strict=True)):
             given = (
                 alone,
-                _ask(engine, [document], f"{text}\n\n{fact.question}"),
-                _ask(engine, [document, tasks[text]], fact.question),
-                _ask(engine, [document, tasks[texts[place - 1]]], fact.question),
+                ask_with(engine, [document], f"{text}\n\n{fact.question}", REPLY),
+                ask_with(engine, [document, tasks[text]], fact.question, REPLY),
+                ask_with(engine, [document, tasks[texts[place - 1]]], fact.question, REPLY),
             )
             for name, reply in zip(COLUMNS, given, strict=True):
                 right = holds_value(reply, fact.value)
                 found[name].append(Reply(form, right, has_form(form, reply, fact.question)))
     return found
-
-
-def _task(bench: Workbench, text: str, name: str, bundle: str) -> AdapterUse:
-    return AdapterUse(bench.attach_task(task_document(text), bench.options(name), hypernet=bundle).result.adapter.path)
-
-
-def _ask(engine: Engine, uses: Sequence[AdapterUse], message: str) -> str:
-    engine.set_adapters(uses)
-    return ask(engine, message, REPLY, CancelToken())
 
 
 def report(bench: Workbench, count: int, bundle: str) -> None:

@@ -16,12 +16,11 @@ from rich.progress import track
 
 from localhyper.chunk_choice import whole
 from localhyper.engine import AdapterUse
-from localhyper.evaluate.columns import ask, make_document
+from localhyper.evaluate.columns import make_document
 from localhyper.evaluate.metrics import holds_value
 from localhyper.evaluate.reading_set import Passage, read_reading_set
-from localhyper.progress import CancelToken
 from localhyper.workbench import Workbench
-from tests.benchmarks.shipped import on_shipped_models, share
+from tests.benchmarks.shipped import ask_with, on_shipped_models, share
 
 QUESTIONS = ("What is this document about?", "What is it about?", "Summarize this document.", "Give me an overview.")
 DOCUMENTS, REPLY, MOST_CHARACTERS = 20, 40, 20_000
@@ -45,8 +44,7 @@ def replies(bench: Workbench, passages: Sequence[Passage]) -> dict[str, list[boo
         for question in QUESTIONS:
             asked = ((), whole([question], uses, engine).uses, bench.choose([question], uses, engine).uses)
             for name, chosen in zip(COLUMNS, asked, strict=True):
-                engine.set_adapters(chosen)
-                found[name].append(holds_value(ask(engine, question, REPLY, CancelToken()), passage.title))
+                found[name].append(holds_value(ask_with(engine, chosen, question, REPLY), passage.title))
     return found
 
 

@@ -1,17 +1,24 @@
-"""What the benchmarks of answers share: the shipped models in a home of their own, and shares with intervals."""
+"""What the benchmarks of answers share: the shipped models in a home of their own, documents and tasks, shares."""
 
 from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from localhyper.config import Config, load_config
+from localhyper.engine import AdapterUse, Engine
 from localhyper.errors import LocalHyperError
+from localhyper.evaluate.columns import ask
+from localhyper.evaluate.facts import Fact
+from localhyper.evaluate.haystack import HaystackMaker
 from localhyper.evaluate.intervals import wilson
+from localhyper.jobs import JobRequest
 from localhyper.paths import get_paths
+from localhyper.progress import CancelToken
 from localhyper.registry import load_registry
+from localhyper.task_pipeline import task_document
 from localhyper.workbench import Workbench
 
 
@@ -33,3 +40,22 @@ def share(flags: Sequence[bool]) -> str:
     """A share in per cent with its interval."""
     interval = wilson(sum(flags), len(flags))
     return f"{100 * interval.value:.1f} [{100 * interval.low:.1f}, {100 * interval.high:.1f}]"
+
+
+def needles(bench: Workbench, maker: HaystackMaker, count: int) -> Iterator[tuple[AdapterUse, Fact]]:
+    """Documents with one fact each, attached one after the other, and their facts."""
+    for index in range(count):
+        case = maker.make(index)
+        made = bench.attach(bench.read(JobRequest(text=case.text)), bench.options(f"document-{index}"))
+        yield AdapterUse(made.result.adapter.path), case.fact
+
+
+def attached_task(bench: Workbench, text: str, name: str, bundle: str = "") -> AdapterUse:
+    """The adapter of a task's description, by the shipped hypernetwork or by `bundle`."""
+    return AdapterUse(bench.attach_task(task_document(text), bench.options(name), hypernet=bundle).result.adapter.path)
+
+
+def ask_with(engine: Engine, uses: Sequence[AdapterUse], message: str, most: int) -> str:
+    """The greedy reply with these adapters in force, of at most so many tokens."""
+    engine.set_adapters(uses)
+    return ask(engine, message, most, CancelToken())

@@ -7,20 +7,15 @@ a sentence; the task's alone answers in a word and knows nothing; both should an
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.progress import track
 
-from localhyper.engine import AdapterUse
-from localhyper.evaluate.columns import ask
 from localhyper.evaluate.haystack import HaystackMaker, read_sentences
 from localhyper.evaluate.metrics import holds_value
-from localhyper.jobs import JobRequest
-from localhyper.progress import CancelToken
-from localhyper.task_pipeline import task_document
 from localhyper.workbench import Workbench
-from tests.benchmarks.shipped import on_shipped_models, share
+from tests.benchmarks.shipped import ask_with, attached_task, needles, on_shipped_models, share
 
 TASK = "Answer the question with one word only."
 CASES, TOKENS, REPLY = 40, 256, 32
@@ -48,17 +43,13 @@ class Reply:
 def replies(bench: Workbench, cases: int) -> dict[str, list[Reply]]:
     """Column to the replies of all cases."""
     engine, found = bench.engine(), dict[str, list[Reply]]({name: [] for name in COLUMNS})
-    task = bench.attach_task(task_document(TASK), bench.options("task")).result.adapter.path
+    form = attached_task(bench, TASK, "task")
     maker = HaystackMaker(read_sentences(None), engine.tokenize, TOKENS, seed=7)
-    for index in track(range(cases), "asking", console=Console(stderr=True)):
-        case = maker.make(index)
-        made = bench.attach(bench.read(JobRequest(text=case.text)), bench.options(f"document-{index}"))
-        document, form = AdapterUse(made.result.adapter.path), AdapterUse(task)
-        columns = ([document], [form], [document, form], [document, AdapterUse(task, 0.5)])
+    for document, fact in track(needles(bench, maker, cases), "asking", cases, console=Console(stderr=True)):
+        columns = ([document], [form], [document, form], [document, replace(form, scale=0.5)])
         for name, uses in zip(COLUMNS, columns, strict=True):
-            engine.set_adapters(uses)
-            reply = ask(engine, case.fact.question, REPLY, CancelToken())
-            found[name].append(Reply(holds_value(reply, case.fact.value), len(reply.split()) == 1))
+            reply = ask_with(engine, uses, fact.question, REPLY)
+            found[name].append(Reply(holds_value(reply, fact.value), len(reply.split()) == 1))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from localhyper.export.text_to_lora import LoraPair  # noqa: E402
 from localhyper.export.torch_base import BlockLora, TorchBase  # noqa: E402
 from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
 from tests.parity.task_ground import recipe_text, write_ground  # noqa: E402
-from tests.parity.training_process import Start, assert_same_state, curve, finish, kill_after_step  # noqa: E402
+from tests.parity.training_process import Start, check_a_killed_run_goes_on, curve, finish, load_state, run_as_two  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
@@ -102,11 +102,6 @@ def arguments(ground: Path, recipe: str, out: Path) -> list[str]:
     where = [str(ground / f"{recipe}.toml"), "--base", str(ground / "base.gguf"), "--data", str(ground)]
     given = ["--init", str(ground / "task.pt"), "--documents", str(ground / "documents.pt")]
     return [*where, *given, "--out", str(out), "--device", "cpu", "--dtype", "float32", "--threads", "1"]
-
-
-def load(out: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
-    return state
 
 
 def run(ground: Path, recipe: str, out: Path) -> BesideRun:
@@ -245,7 +240,7 @@ def test_weights_come_back_out_of_a_bundle(ground: Path, tmp_path: Path) -> None
     )
     (folder / "curve.jsonl").write_text("{}\n", encoding="utf-8")
     assert average_runs([str(folder), str(path), "--share", "0.5", "--out", str(tmp_path / "mean")]) == 0
-    mixed = load(tmp_path / "mean")["hypernetwork"]
+    mixed = load_state(tmp_path / "mean")["hypernetwork"]
     assert all(torch.allclose(mixed[name], 2 * value) for name, value in state.items())
     mean = tmp_path / "mean.onnx"
     export_task_run(recipe, tmp_path / "mean", ground / "base.gguf", mean)
@@ -255,27 +250,14 @@ def test_weights_come_back_out_of_a_bundle(ground: Path, tmp_path: Path) -> None
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one(ground: Path, tmp_path: Path, start: Start) -> None:
-    whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "broken.log"
-    command = ["localhyper.export.start", *arguments(ground, "recipe", broken)]
-    killed = start(command, log)
-    kill_after_step(killed, 2 * SAVE_EVERY + 1)
-    assert killed.returncode == -signal.SIGKILL, log.read_text(encoding="utf-8")[-3000:]
-    reached = load(broken)["step"]
-    assert 2 * SAVE_EVERY <= reached < STEPS
-    resumed = start(command, log)
-    assert start_training.main(arguments(ground, "recipe", whole)) == 0
-    finish(resumed, log)
-    want, got = load(whole), load(broken)
-    assert got["step"] == want["step"] == STEPS
-    assert_same_state(want, got)
+    check_a_killed_run_goes_on(start, partial(arguments, ground, "recipe"), tmp_path, SAVE_EVERY, STEPS)
 
 
 @pytest.mark.slow
 def test_two_processes_do_the_step_of_one(ground: Path, tmp_path: Path, start: Start) -> None:
     """Two processes of one document each, over gloo, and one process with the same two: the loss."""
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "localhyper.export.start"]
     pair, single = tmp_path / "pair", tmp_path / "single"
-    finish(start([*launcher, *arguments(ground, "pair", pair)], tmp_path / "pair.log"), tmp_path / "pair.log")
+    run_as_two(start, ["localhyper.export.start", *arguments(ground, "pair", pair)], tmp_path / "pair.log")
     alone = ["localhyper.export.start", *arguments(ground, "single", single)]
     finish(start(alone, tmp_path / "one.log"), tmp_path / "one.log")
     losses = [next(row for row in curve(out) if "seconds" in row)["answer"] for out in (pair, single)]

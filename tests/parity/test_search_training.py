@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +33,15 @@ from localhyper.library import Library, chunk_folder  # noqa: E402
 from localhyper.llama_engine import LlamaEngine  # noqa: E402
 from localhyper.pipeline import attach_document  # noqa: E402
 from localhyper.sources.document import Document  # noqa: E402
-from tests.parity.training_process import Start, assert_same_state, curve, finish, kill_after_step  # noqa: E402
+from tests.parity.training_process import (  # noqa: E402
+    Start,
+    assert_same_state,
+    curve,
+    finish,
+    kill_after_step,
+    load_state,
+    run_as_two,
+)
 from tests.tiny_gguf import TinySpec, write_tiny_gguf  # noqa: E402
 
 # Warnings are accelerate's own, in this process.
@@ -107,30 +113,22 @@ def trained(ground: Path) -> Path:
     return ground / "run"
 
 
-def load(out: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
-    return state
-
-
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
     ground: Path, trained: Path, tmp_path: Path, start: Start
 ) -> None:
     broken, log = tmp_path / "broken", tmp_path / "broken.log"
-    killed = start(command(ground, "recipe.toml", broken), log)
-    kill_after_step(killed, SAVE_EVERY + 1)
-    assert killed.returncode == -signal.SIGKILL, log.read_text(encoding="utf-8")[-3000:]
-    assert SAVE_EVERY <= load(broken)["step"] < STEPS
+    kill_after_step(start(command(ground, "recipe.toml", broken), log), SAVE_EVERY + 1, log)
+    assert SAVE_EVERY <= load_state(broken)["step"] < STEPS
     finish(start(command(ground, "recipe.toml", broken), log), log)
-    want, got = load(trained), load(broken)
+    want, got = load_state(trained), load_state(broken)
     assert_same_state(want, got)
 
 
 @pytest.mark.slow
 def test_two_processes_descend_the_mean_of_their_losses(ground: Path, tmp_path: Path, start: Start) -> None:
     pair = tmp_path / "pair"
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    finish(start([*launcher, *command(ground, "pair.toml", pair)], tmp_path / "log"), tmp_path / "log")
+    run_as_two(start, command(ground, "pair.toml", pair), tmp_path / "log")
     run, losses = run_in(ground, tmp_path / "one", "pair.toml"), []
     for place in (0, 1):
         batch = draw(run.train_set, random.Random(f"0/0/{place}"), 4)
@@ -185,7 +183,7 @@ def test_llama_cpp_and_numpy_score_chunks_as_torch_does(
     out = tmp_path / "search.onnx"
     assert add_search_main([str(bundle), str(trained), "--recipe", str(ground / "recipe.toml"), "--out", str(out)]) == 0
     net, text = OnnxHypernetwork.load(out, threads=1), " ".join(f"In {town} there are {town} mills." for town in TOWNS)
-    assert read_bundle(out).card["search"] == {"steps": STEPS, "seconds": round(load(trained)["seconds"])}
+    assert read_bundle(out).card["search"] == {"steps": STEPS, "seconds": round(load_state(trained)["seconds"])}
     head = net.search_head()
     assert head is not None and head.question.words == 0.5 and not head.document[:32].any(), "nothing of tap 0"
     document, question = Document("Towns", text, "txt", "0" * 64), "How many mills has Corvo?"
@@ -197,7 +195,7 @@ def test_llama_cpp_and_numpy_score_chunks_as_torch_does(
         scores = keys.scores(question, engine)
         chunks = split_document(document, engine.tokenize, engine.detokenize, 64)
     run = run_in(ground, tmp_path / "same")
-    run.core.load_state_dict(load(trained)["hypernetwork"])
+    run.core.load_state_dict(load_state(trained)["hypernetwork"])
     run.core.eval()
     with torch.no_grad():
         wanted = run.core.scores(run.reader.read([question]), run.reader.read([chunk.text for chunk in chunks]))[0]

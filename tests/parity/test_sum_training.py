@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +35,15 @@ from localhyper.llama_engine import LlamaEngine  # noqa: E402
 from localhyper.pipeline import AttachOptions, attach_document  # noqa: E402
 from localhyper.sources.document import Document  # noqa: E402
 from tests.parity.test_training import SIZES, SPEC, write_data  # noqa: E402
-from tests.parity.training_process import Start, assert_same_state, curve, finish, kill_after_step  # noqa: E402
+from tests.parity.training_process import (  # noqa: E402
+    Start,
+    assert_same_state,
+    curve,
+    finish,
+    kill_after_step,
+    load_state,
+    run_as_two,
+)
 from tests.tiny_gguf import write_tiny_gguf  # noqa: E402
 
 # Warnings are accelerate's own, in this process.
@@ -127,30 +133,22 @@ def trained(ground: Path) -> SumRun:
     return run
 
 
-def load(out: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
-    return state
-
-
 @pytest.mark.slow
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one(
     ground: Path, trained: SumRun, tmp_path: Path, start: Start
 ) -> None:
     broken, log = tmp_path / "broken", tmp_path / "broken.log"
-    killed = start(command(ground, "recipe.toml", broken), log)
-    kill_after_step(killed, SAVE_EVERY + 1)
-    assert killed.returncode == -signal.SIGKILL, log.read_text(encoding="utf-8")[-3000:]
-    assert SAVE_EVERY <= load(broken)["step"] < STEPS
+    kill_after_step(start(command(ground, "recipe.toml", broken), log), SAVE_EVERY + 1, log)
+    assert SAVE_EVERY <= load_state(broken)["step"] < STEPS
     finish(start(command(ground, "recipe.toml", broken), log), log)
-    want, got = load(trained.out), load(broken)
+    want, got = load_state(trained.out), load_state(broken)
     assert_same_state(want, got)
 
 
 @pytest.mark.slow
 def test_two_processes_descend_the_mean_of_their_losses(ground: Path, tmp_path: Path, start: Start) -> None:
     pair = tmp_path / "pair"
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    finish(start([*launcher, *command(ground, "pair.toml", pair)], tmp_path / "log"), tmp_path / "log")
+    run_as_two(start, command(ground, "pair.toml", pair), tmp_path / "log")
     run = run_in(ground, tmp_path / "one", "pair.toml")
     losses = [run.losses(place) for place in (0, 1)]
     total = (losses[0].total + losses[1].total) / 2

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import signal
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,15 @@ from localhyper.export.torch_base import TorchBase  # noqa: E402
 from localhyper.gguf_adapter import read_adapter  # noqa: E402
 from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
 from tests.parity.task_ground import HOLDOUT, TASKS, recipe_text, write_ground  # noqa: E402
-from tests.parity.training_process import Start, assert_same_state, curve, finish, flat_tensors, kill_after_step  # noqa: E402
+from tests.parity.training_process import (  # noqa: E402
+    Start,
+    check_a_killed_run_goes_on,
+    curve,
+    finish,
+    flat_tensors,
+    load_state,
+    run_as_two,
+)
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
@@ -62,41 +69,22 @@ def arguments(ground: Path, recipe: str, out: Path) -> list[str]:
     return [*where, "--out", str(out), "--device", "cpu", "--dtype", "float32", "--threads", "1"]
 
 
-def load(out: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
-    return state
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # accelerate's own, in this process
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one(ground: Path, tmp_path: Path, start: Start) -> None:
-    whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "broken.log"
-    command = ["localhyper.export.start", *arguments(ground, "recipe", broken)]
-    killed = start(command, log)
-    kill_after_step(killed, 2 * SAVE_EVERY + 1)
-    assert killed.returncode == -signal.SIGKILL, log.read_text(encoding="utf-8")[-3000:]
-    reached = load(broken)["step"]
-    assert 2 * SAVE_EVERY <= reached < STEPS
-    resumed = start(command, log)
-    assert start_training.main(arguments(ground, "recipe", whole)) == 0
-    lines = finish(resumed, log).splitlines()
-    assert {"event": "resumed", "step": reached} in [json.loads(line) for line in lines]
-    want, got = load(whole), load(broken)
-    assert got["step"] == want["step"] == STEPS
-    assert_same_state(want, got)
+    check_a_killed_run_goes_on(start, partial(arguments, ground, "recipe"), tmp_path, SAVE_EVERY, STEPS)
 
 
 @pytest.mark.slow
 def test_two_processes_do_the_step_of_one(ground: Path, tmp_path: Path, start: Start) -> None:
     """Two processes of two tasks each, over gloo, and one process with the same four: loss and gradients."""
     pair, single = tmp_path / "pair", tmp_path / "single"
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "localhyper.export.start"]
-    finish(start([*launcher, *arguments(ground, "pair", pair)], tmp_path / "pair.log"), tmp_path / "pair.log")
+    run_as_two(start, ["localhyper.export.start", *arguments(ground, "pair", pair)], tmp_path / "pair.log")
     alone = ["localhyper.export.start", *arguments(ground, "single", single)]
     finish(start(alone, tmp_path / "one.log"), tmp_path / "one.log")
     steps = [next(row for row in curve(out) if "seconds" in row) for out in (pair, single)]
     assert steps[0]["answer"] == pytest.approx(steps[1]["answer"], rel=1e-3)
-    got, want = (dict(flat_tensors(load(out)["optimizers"])) for out in (pair, single))
+    got, want = (dict(flat_tensors(load_state(out)["optimizers"])) for out in (pair, single))
     moments = [name for name in want if name.endswith(("momentum_buffer", "exp_avg"))]
     assert got.keys() == want.keys() and any(bool(want[name].any()) for name in moments)
     largest = max(float(want[name].abs().max()) for name in moments)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +44,8 @@ from tests.parity.training_process import (  # noqa: E402
     finish,
     flat_tensors,
     kill_after_step,
+    load_state,
+    run_as_two,
 )
 from tests.tiny_gguf import TinySpec, write_tiny_gguf  # noqa: E402
 
@@ -158,11 +159,6 @@ def train_command(ground: Path, recipe: str, out: Path) -> list[str]:
     return ["localhyper.export.train", *where, "--device", "cpu", "--dtype", "float32", "--threads", "1"]
 
 
-def load(out: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
-    return state
-
-
 def answers(out: Path) -> dict[int, float]:
     """Training loss of each step; the last report of a step counts."""
     return {row["step"]: row["answer"] for row in curve(out) if "answer" in row}
@@ -173,10 +169,8 @@ def answers(out: Path) -> dict[int, float]:
 def test_a_killed_and_resumed_run_is_the_uninterrupted_one(ground: Path, tmp_path: Path, start: Start) -> None:
     whole, broken, log = tmp_path / "whole", tmp_path / "broken", tmp_path / "broken.log"
     arguments = train_command(ground, "recipe.toml", broken)
-    killed = start(arguments, log)
-    kill_after_step(killed, 2 * SAVE_EVERY + 1)
-    assert killed.returncode == -signal.SIGKILL, log.read_text(encoding="utf-8")[-3000:]
-    reached = load(broken)["step"]
+    kill_after_step(start(arguments, log), 2 * SAVE_EVERY + 1, log)
+    reached = load_state(broken)["step"]
     assert 2 * SAVE_EVERY <= reached < STEPS
     # A kill in the middle of a write leaves a torn temporary file behind.
     (broken / "checkpoint.tmp").write_bytes(b"torn")
@@ -185,7 +179,7 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(ground: Path, tmp_pat
     Run(load_recipe(ground / "recipe.toml"), ground / "base.gguf", ground, whole, "cpu", torch.float32).train()
     lines = finish(resumed, log).splitlines()
     assert {"event": "resumed", "step": reached} in [json.loads(line) for line in lines]
-    want, got = load(whole), load(broken)
+    want, got = load_state(whole), load_state(broken)
     assert got["step"] == want["step"] == STEPS
     assert_same_state(want, got)
     assert answers(broken) == answers(whole) and len(answers(whole)) == STEPS
@@ -195,8 +189,7 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(ground: Path, tmp_pat
 def test_two_processes_do_the_step_of_one(ground: Path, tmp_path: Path, start: Start) -> None:
     """Two processes of two documents each, over gloo, and one process with the same four: loss and gradients."""
     pair, single = tmp_path / "pair", tmp_path / "single"
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    finish(start([*launcher, *train_command(ground, "pair.toml", pair)], tmp_path / "pair.log"), tmp_path / "pair.log")
+    run_as_two(start, train_command(ground, "pair.toml", pair), tmp_path / "pair.log")
     finish(start(train_command(ground, "single.toml", single), tmp_path / "one.log"), tmp_path / "one.log")
     curves = [curve(out) for out in (pair, single)]
     assert [rows[0]["processes"] for rows in curves] == [2, 1]
@@ -205,7 +198,7 @@ def test_two_processes_do_the_step_of_one(ground: Path, tmp_path: Path, start: S
         assert steps[0][figure] == pytest.approx(steps[1][figure], rel=1e-3, abs=2e-4), figure
     assert steps[0]["answer"] > 0 and steps[0]["unrelated"] > 0
     # After one step the moments are the averaged, clipped gradients up to a factor.
-    got, want = (dict(flat_tensors(load(out)["optimizers"])) for out in (pair, single))
+    got, want = (dict(flat_tensors(load_state(out)["optimizers"])) for out in (pair, single))
     moments = [name for name in want if name.endswith(("momentum_buffer", "exp_avg"))]
     assert got.keys() == want.keys() and len(moments) > 10
     assert any(bool(want[name].any()) for name in moments)
@@ -515,7 +508,7 @@ def test_a_new_run_starts_from_another_runs_weights(ground: Path, tmp_path: Path
     finish(start(command, log), log)
     rows = [json.loads(line) for line in (second / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows[0]["event"] == "started from" and rows[0]["step"] == 1 and rows[0]["new parameters"] == []
-    one, two = load(first)["hypernetwork"], load(second)["hypernetwork"]
+    one, two = load_state(first)["hypernetwork"], load_state(second)["hypernetwork"]
     assert two["gain"].sub(one["gain"]).abs().max() < 0.05, "one more step from there, not from the start"
 
 
@@ -549,7 +542,7 @@ def test_a_new_run_starts_from_a_bundle(ground: Path, tmp_path: Path, start: Sta
     finish(start([*train_command(ground, "pair.toml", second), "--init", str(bundle)], log), log)
     rows = [json.loads(line) for line in (second / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows[0]["event"] == "started from" and rows[0]["run"] == "made.onnx" and rows[0]["new parameters"] == []
-    one, two = load(first)["hypernetwork"], load(second)["hypernetwork"]
+    one, two = load_state(first)["hypernetwork"], load_state(second)["hypernetwork"]
     assert two["gain"].sub(one["gain"]).abs().max() < 0.05
     assert torch.allclose(two["basis"], one["basis"], atol=1e-3), "moments are the bundle's, not made anew"
 

@@ -53,14 +53,49 @@ def finish(process: Process, log: Path) -> str:
     return out
 
 
-def kill_after_step(process: Process, step: int) -> None:
-    """SIGKILL as soon as the run has reported `step`."""
+def kill_after_step(process: Process, step: int, log: Path) -> None:
+    """SIGKILL as soon as the run has reported `step`; it must not have ended before."""
     assert process.stdout is not None
     for line in process.stdout:
         if json.loads(line).get("step") == step:
             break
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, log.read_text(encoding="utf-8")[-3000:]
+
+
+def load_state(out: Path) -> dict[str, Any]:
+    """The checkpoint of a run."""
+    import torch
+
+    state: dict[str, Any] = torch.load(out / "checkpoint.pt", map_location="cpu", weights_only=True)
+    return state
+
+
+def check_a_killed_run_goes_on(
+    start: Start, arguments: Callable[[Path], list[str]], folder: Path, save_every: int, steps: int
+) -> None:
+    """A run that is killed after its second checkpoint goes on from it and ends as one that was never stopped."""
+    from localhyper.export import start as training
+
+    whole, broken, log = folder / "whole", folder / "broken", folder / "broken.log"
+    command = ["localhyper.export.start", *arguments(broken)]
+    kill_after_step(start(command, log), 2 * save_every + 1, log)
+    reached = load_state(broken)["step"]
+    assert 2 * save_every <= reached < steps
+    resumed = start(command, log)
+    assert training.main(arguments(whole)) == 0
+    lines = finish(resumed, log).splitlines()
+    assert {"event": "resumed", "step": reached} in [json.loads(line) for line in lines]
+    want, got = load_state(whole), load_state(broken)
+    assert got["step"] == want["step"] == steps
+    assert_same_state(want, got)
+
+
+def run_as_two(start: Start, command: list[str], log: Path) -> None:
+    """A run of two processes, over gloo, to its end."""
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    finish(start([*launcher, *command], log), log)
 
 
 def flat_tensors(value: object, where: str = "") -> Iterator[tuple[str, Any]]:
