@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from localhyper.errors import LocalHyperError
+from localhyper.base_header import read_base_info
+from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.export.command_line import refuse
 from localhyper.export.speed import fast_dtype
 
@@ -48,15 +49,28 @@ def chosen_dtype(options: argparse.Namespace) -> torch.dtype:
     return found
 
 
+def make_folder(path: Path) -> None:
+    """A run's folder, if it is not there yet.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"folder `{path}` cannot be made: {error.strerror}", "name another with --out") from error
+
+
 def run_command(
     parser: argparse.ArgumentParser, argv: Sequence[str] | None, action: Callable[[argparse.Namespace], None]
 ) -> int:
-    """Read the command line, make the folder, do it; what cannot be done is one clear line."""
+    """Read the command line, look at the base model, make the folder, do it; what cannot be done is one clear line."""
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
-    options.out.mkdir(parents=True, exist_ok=True)
     try:
+        read_base_info(options.base)
+        make_folder(options.out)
         action(options)
     except LocalHyperError as error:
         refuse(parser, error)

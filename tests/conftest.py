@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,8 @@ from tests.hub_server import HubServer
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_BASE = "smollm2-135m-instruct"
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell; the tests send it themselves
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _REAL_PATHS = get_paths()  # of the person who runs the tests, before each test gets a home of its own
 
 

@@ -33,6 +33,7 @@ from localhyper.export.texts import Example, Pair  # noqa: E402
 from localhyper.export.tokenizer import load_tokenizer  # noqa: E402
 from localhyper.export.torch_base import BlockLora, TorchBase  # noqa: E402
 from localhyper.export.train import Run  # noqa: E402
+from localhyper.export.train import main as train_main  # noqa: E402
 from localhyper.export.train_config import load_recipe  # noqa: E402
 from localhyper.lora import LoraTarget, LoraWeights, Metric, merge  # noqa: E402
 from localhyper.whitening import add_inputs, whiten  # noqa: E402
@@ -575,6 +576,17 @@ def test_a_base_model_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ModelError, match=f"{name} cannot be read as GGUF"):
             load_tokenizer(tmp_path / name)
+
+
+def test_training_without_its_base_or_folder_is_one_clear_line(
+    ground: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    recipe, base = str(ground / "recipe.toml"), str(ground / "base.gguf")
+    for given, out, said in (("missing.gguf", "run", "does not exist"), (base, "file/run", "cannot be made")):
+        with pytest.raises(SystemExit) as ended:
+            train_main([recipe, "--base", given, "--data", str(ground), "--out", str(tmp_path / out)])
+        assert ended.value.code and said in capsys.readouterr().err
 
 
 def test_a_run_without_its_curve_cannot_be_exported(ground: Path, tmp_path: Path) -> None:
