@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from localhyper.errors import ConfigError
 from localhyper.export.answer_forms import AnswerForm
 from localhyper.export.batches import ChunkTokens, Collator
 from localhyper.export.data import ExampleMaker
+from localhyper.export.known_facts import known_facts
 from localhyper.export.task_batches import Described, Rows, TaskBatchMaker
 from localhyper.export.task_config import TaskRecipe
 from localhyper.export.task_data import Drawn, Ids, Row, RowMaker, TaskDrawer, thinned
 from localhyper.export.texts import Example
 
+KNOWN = "known"  # what an example is whose questions need no document
 ATTEMPTS = 50  # documents drawn until one can be asked in enough forms
 
 
@@ -29,6 +32,7 @@ class BesideBatch:
 
     Attributes:
         documents: One chunk each.
+        in_force: 1 for documents whose adapter is in force, 0 where the base model is asked what it knows [documents].
         described: Of each document's forms, [documents * forms].
         staying: Of the tasks that stay, apart from them because they are far longer; None = to measure.
         forms: How many forms a document is asked in.
@@ -36,6 +40,7 @@ class BesideBatch:
     """
 
     documents: ChunkTokens
+    in_force: Tensor
     described: Described
     staying: Described | None
     forms: int
@@ -50,7 +55,7 @@ class BesideBatch:
     def to(self, device: torch.device | str) -> BesideBatch:
         """The same batch on a device."""
         staying = self.staying.to(device) if self.staying else None
-        parts = self.documents.to(device), self.described.to(device), staying
+        parts = self.documents.to(device), self.in_force.to(device), self.described.to(device), staying
         return BesideBatch(*parts, self.forms, self.rows.to(device))
 
 
@@ -98,20 +103,25 @@ class BesideBatchMaker:
         named = f"{self.recipe.run.seed}/beside/{maker.split}/{step}"
         names = [f"{named}/{i}" for i in range(first, first + cfg.documents)]
         forms = min(cfg.forms, len(book.forms))
-        found = [self._document(random.Random(name), name, maker, book, forms) for name in names]
+        known = cfg.known if staying else 0.0
+        found = [self._document(random.Random(name), name, maker, book, forms, known) for name in names]
         drawn = [one for _, asked in found for one in asked]
         documents = self.collator.pad_texts([example.text for example, _ in found])
+        in_force = torch.tensor([float(example.kind != KNOWN) for example, _ in found])
         described = at.described(drawn, blurred=staying is not None)
         kept = at.described([], self._staying(staying, step)) if staying else None
-        return BesideBatch(documents, described, kept, forms, self._rows(drawn))
+        return BesideBatch(documents, in_force, described, kept, forms, self._rows(drawn))
 
     def _document(
-        self, rng: random.Random, name: str, maker: ExampleMaker, book: FormBook, wanted: int
+        self, rng: random.Random, name: str, maker: ExampleMaker, book: FormBook, wanted: int, known: float
     ) -> tuple[Example, list[Drawn]]:
-        """A document that can be asked in enough forms, and these with its rows."""
+        """A document that can be asked in enough forms, and these with its rows; or, so often, what needs none."""
         count = self.recipe.run.rows
+        without = rng.random() < known
         for _ in range(ATTEMPTS):
             example, drawn = maker.draw(rng, self.recipe.mixture, self.recipe.run.steps), list[Drawn]()
+            if without:
+                example = replace(example, kind=KNOWN, pairs=known_facts())
             for form in book.drawn(rng):
                 rows = book.rows(rng, example, form, count)
                 if rows:

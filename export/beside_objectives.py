@@ -78,9 +78,11 @@ class Beside(nn.Module):
         self.before = copy.deepcopy(core.hypernetwork).requires_grad_(False)
 
     def adapters(self, batch: BesideBatch) -> Mapping[int, BlockLora]:
-        """The documents' adapters, without gradient."""
+        """The documents' adapters, without gradient; those that are not in force are zero."""
         with torch.no_grad():
-            return self.meta.adapters(batch.documents.ids, batch.documents.mask)
+            made = self.meta.adapters(batch.documents.ids, batch.documents.mask)
+        weight = batch.in_force[:, None, None]
+        return {block: BlockLora(lora.a, lora.b * weight.to(lora.b.dtype)) for block, lora in made.items()}
 
     def forward(self, batch: BesideBatch, stay: float, count: Tensor) -> BesideLosses:
         """Both objectives.

@@ -7,7 +7,7 @@ give is held to what it was. Documents' hypernetwork and base stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,24 @@ from localhyper.export.prefetch import prefetch
 from localhyper.export.task_objectives import TaskModel
 from localhyper.export.task_train import TaskRun
 from localhyper.export.training_loop import StepResult
+
+
+def freeze(hypernetwork: nn.Module, prefixes: Sequence[str]) -> None:
+    """Leave parameters out of training.
+
+    Raises:
+        ConfigError: No parameter's name begins so, or none is left to train.
+    """
+    named = dict(hypernetwork.named_parameters())
+    for prefix in prefixes:
+        found = [value for name, value in named.items() if f"{name}.".startswith(f"{prefix}.")]
+        if not found:
+            parts = ", ".join(sorted({name.partition(".")[0] for name in named}))
+            raise ConfigError(f"recipe key beside.frozen names no parameter: {prefix}", f"parts are {parts}")
+        for value in found:
+            value.requires_grad_(False)
+    if not any(value.requires_grad for value in named.values()):
+        raise ConfigError("recipe key beside.frozen leaves nothing to train", "name fewer parts")
 
 
 class BesideRun(TaskRun):
@@ -57,6 +75,7 @@ class BesideRun(TaskRun):
         """Both hypernetworks, that of documents out of a bundle."""
         if source is None:
             raise ConfigError("training beside documents needs their hypernetwork", "name a bundle with --documents")
+        freeze(core.hypernetwork, self.recipe.beside.frozen)
         hypernetwork = AssociationHypernetwork(self.recipe.documents)
         take_given(hypernetwork, source, read_given(source, self.device, self.recipe.documents)["hypernetwork"])
         meta = MetaModel(core.base, hypernetwork.to(self.device), len(self.beside.collator.prefix))

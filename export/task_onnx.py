@@ -158,7 +158,7 @@ def make_task_card(recipe: TaskRecipe, run: Path, facts: dict[str, Any]) -> dict
     if recipe.task.way == "beside":
         cfg, groups = recipe.beside, recipe.beside.documents * recipe.beside.forms
         data |= {"reading": list(cfg.reading), "texts": list(cfg.texts), "forms": last("documents").get("forms")}
-        data["started_from"] = last("started from").get("run")
+        data |= {"known": cfg.known, "frozen": list(cfg.frozen), "started_from": last("started from").get("run")}
     else:
         groups = run_config.tasks
         data |= {"held_out_tasks": tasks.get("held"), "instances": tasks.get("rows")}

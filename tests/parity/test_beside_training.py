@@ -18,6 +18,7 @@ from localhyper.export.average import main as average_runs  # noqa: E402
 from localhyper.export.beside_objectives import both, moved  # noqa: E402
 from localhyper.export.beside_train import BesideRun  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
+from localhyper.export.known_facts import known_facts  # noqa: E402
 from localhyper.export.task_config import load_task_recipe  # noqa: E402
 from localhyper.export.task_hypernetwork import TaskHypernetwork  # noqa: E402
 from localhyper.export.task_objectives import block_adapter  # noqa: E402
@@ -34,6 +35,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 STEPS, SAVE_EVERY = 24, 3
 SIZES = {"hidden": 32, "ffn": 48, "taps": (0, 2), "blocks": (1, 3), "gains": (0.5, 8.0), "metric_rank": 16}
 SMALL = {"width": 16, "encoder_layers": 1, "heads": 2, "slots": 2, "bias_rank": 2, "max_tokens": 64, "whitening": 50.0}
+PARTS = ("reader", "depth", "kind", "mixer", "mlp1", "mlp2", "mlp3", "last", "heads", "offsets")
 TABLES = """
 [beside]
 reading = ["reading.jsonl"]
@@ -42,6 +44,8 @@ holdout = 4
 documents = {documents}
 forms = {forms}
 stay = {stay}
+frozen = {frozen}
+known = {known}
 
 [mixture]
 facts = 0.5
@@ -55,11 +59,21 @@ facts_ramp = 1
 """
 
 
-def beside_recipe(*, steps: int, documents: int = 2, forms: int = 2, stay: float = 1.0, probe_every: int = 1000) -> str:
+def beside_recipe(
+    *,
+    steps: int,
+    documents: int = 2,
+    forms: int = 2,
+    stay: float = 1.0,
+    frozen: tuple[str, ...] = (),
+    known: float = 0.0,
+    probe_every: int = 1000,
+) -> str:
     sizes = "".join(f"{key} = {list(v) if isinstance(v, tuple) else v}\n" for key, v in (SIZES | SMALL).items())
     text = recipe_text("beside", steps=steps, tasks=2, probe_every=probe_every)
     text = text.replace("buckets = [64, 96, 160]", "buckets = [96, 160, 224]")
-    return text + TABLES.format(documents=documents, forms=forms, stay=stay) + sizes
+    given = {"documents": documents, "forms": forms, "stay": stay, "frozen": list(frozen), "known": known}
+    return text + TABLES.format(**given) + sizes
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +98,10 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "single": {"steps": 1, "documents": 2},
         "held": {"steps": STEPS, "stay": 1e6},
         "free": {"steps": STEPS, "stay": 0.0},
+        "frozen": {"steps": 2, "frozen": ("offsets", "depth")},
+        "known": {"steps": 2, "documents": 6, "known": 0.5},
+        "unknown": {"steps": 2, "frozen": ("offset",)},
+        "all": {"steps": 2, "frozen": tuple(PARTS)},
     }
     for name, options in recipes.items():
         (folder / f"{name}.toml").write_text(beside_recipe(**options), encoding="utf-8")
@@ -175,6 +193,26 @@ def test_only_the_task_hypernetwork_learns_and_the_reference_is_what_it_began_wi
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_frozen_parts_are_what_they_were_and_all_else_learns(ground: Path, tmp_path: Path) -> None:
+    run(ground, "frozen", tmp_path / "run").train()
+    begin = torch.load(ground / "task.pt", weights_only=True)["hypernetwork"]
+    now = load_state(tmp_path / "run")["hypernetwork"]
+    same = {name.partition(".")[0] for name, value in begin.items() if torch.equal(now[name], value.float())}
+    assert same == {"offsets", "depth"}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "said"), [("unknown", "names no parameter: offset"), ("all", "leaves nothing to train")]
+)
+def test_parts_that_cannot_be_frozen_are_one_clear_line(
+    ground: Path, tmp_path: Path, recipe: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        start_training.main(arguments(ground, recipe, tmp_path / "run"))
+    assert ended.value.code and said in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_other_tasks_stay_when_they_are_told_to(ground: Path, tmp_path: Path) -> None:
     last = []
     for recipe in ("held", "free"):
@@ -197,6 +235,22 @@ def test_a_batch_asks_each_document_in_its_forms_by_descriptions_of_training(gro
     trained = {tuple(ids) for form in made.book.forms for ids in made.book.maker.descriptions(form.descriptions)}
     measured = {tuple(book.describe(rng, form)) for form in book.forms for _ in range(8)}
     assert not trained & measured
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_the_base_knows_is_asked_without_a_document(ground: Path, tmp_path: Path) -> None:
+    made = run(ground, "known", tmp_path / "run")
+    batch = made.beside.batch(made.maker, made.book, 1, made.drawer)
+    without = [i for i, flag in enumerate(batch.in_force.tolist()) if not flag]
+    assert 0 < len(without) < 6
+    for lora in made.model.adapters(batch).values():
+        silent = [i for i in range(6) if not (lora.b[i] @ lora.a[i]).any()]
+        assert silent == without
+    known = {pair.question for pair in known_facts()}
+    texts = [made.book.maker.tokenizer.decode(row.tolist()) for row in batch.rows.ids]
+    asked = [any(question in text for question in known) for text in texts]
+    assert asked == [i in without for i in range(6) for _ in range(4)]  # two forms of a document, two rows of each
+    assert made.beside.batch(made.held_maker, made.book, 1, None).in_force.all()
 
 
 @pytest.mark.parametrize(
