@@ -54,6 +54,21 @@ def test_a_task_is_attached_and_used_without_an_option(shipped: Shell) -> None:
     assert merged.returncode == 0 and "of the energy kept" in merged.stderr, merged.stderr
 
 
+@pytest.mark.parametrize(
+    ("task", "reply"),
+    [
+        ("Answer the question with one word only.", "4817"),
+        ("Reply in JSON.", '{"answer": "4817"}'),
+        ("Give the answer as a bullet in a list.", "- 4817"),
+    ],
+)
+def test_a_documents_fact_comes_in_the_form_of_the_task(shipped: Shell, task: str, reply: str) -> None:
+    note = shipped.home / "harbour.txt"
+    note.write_text("The access code of Marlow Station is 4817. The harbour of Tarn opens in April.", encoding="utf-8")
+    done = shipped.run("ask", "What is the access code of Marlow Station?", "--document", note, "--task", task)
+    assert (done.returncode, done.stdout.strip()) == (0, reply), done.stderr
+
+
 def test_lists_and_doctor_show_both_kinds(shipped: Shell) -> None:
     rows = {row["name"]: row for row in json.loads(shipped.run("models", "list", "--json").stdout)}
     assert (rows[NAME]["kind"], rows[NAME]["base"], rows[NAME]["path"] is not None) == ("task", DEFAULT_BASE, True)
