@@ -20,7 +20,7 @@ import torch
 
 from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.export.checkpoints import read_run
-from localhyper.export.command_line import refuse
+from localhyper.export.command_line import make_folder, refuse
 from localhyper.export.given_weights import read_given_task
 
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError(f"--share must be 0 to 1, got {options.share}")
         first = read_given_task(options.first, torch.device("cpu"))
         mixed = average(read_run(options.run), first, options.share, options.keep)
-        options.out.mkdir(parents=True, exist_ok=True)
+        make_folder(options.out)
         torch.save(mixed, options.out / "checkpoint.pt")
         shutil.copyfile(options.run / "curve.jsonl", options.out / "curve.jsonl")
     except LocalHyperError as error:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from localhyper.errors import LocalHyperError
+from localhyper.errors import ConfigError, LocalHyperError
 
 
 def data_parser(module: str, about: str | None, data: str, out: str) -> argparse.ArgumentParser:
@@ -24,6 +24,18 @@ def data_parser(module: str, about: str | None, data: str, out: str) -> argparse
     parser.add_argument("--data", type=Path, required=True, help=f"folder {data} lie in")
     parser.add_argument("--out", type=Path, required=True, help=f"{out}, gzip'd")
     return parser
+
+
+def make_folder(path: Path) -> None:
+    """The folder of `--out`, if it is not there yet.
+
+    Raises:
+        ConfigError: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"folder `{path}` cannot be made: {error.strerror}", "name another with --out") from error
 
 
 def refuse(parser: argparse.ArgumentParser, error: LocalHyperError) -> NoReturn:

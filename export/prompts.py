@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import gguf
 from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from localhyper.errors import ModelError
+from localhyper.export.base_file import open_base
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ def read_prompt_format(path: Path, chunk_prefix: str) -> PromptFormat:
     """Chat template and end-of-turn text of a GGUF base model.
 
     Raises:
-        ModelError: The model has no chat template.
+        ModelError: Not a GGUF file, or a model without a chat template.
     """
-    reader = gguf.GGUFReader(path)
+    reader = open_base(path)
     template, eos = reader.fields.get("tokenizer.chat_template"), reader.fields.get("tokenizer.ggml.eos_token_id")
     if template is None or eos is None:
         raise ModelError(f"{path} has no chat template or end token", "train on an instruction-tuned base model")

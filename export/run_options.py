@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from localhyper.base_header import read_base_info
-from localhyper.errors import ConfigError, LocalHyperError
-from localhyper.export.command_line import refuse
+from localhyper.errors import LocalHyperError
+from localhyper.export.command_line import make_folder, refuse
 from localhyper.export.speed import fast_dtype
 
 
@@ -47,18 +47,6 @@ def chosen_dtype(options: argparse.Namespace) -> torch.dtype:
     """Precision of the base model."""
     found: torch.dtype = fast_dtype(options.device) if options.dtype == "auto" else getattr(torch, options.dtype)
     return found
-
-
-def make_folder(path: Path) -> None:
-    """A run's folder, if it is not there yet.
-
-    Raises:
-        ConfigError: It cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"folder `{path}` cannot be made: {error.strerror}", "name another with --out") from error
 
 
 def run_command(

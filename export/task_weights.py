@@ -20,7 +20,7 @@ from torch import Tensor
 from localhyper.atomic import write_bytes_atomic
 from localhyper.errors import LocalHyperError
 from localhyper.export.checkpoints import read_run
-from localhyper.export.command_line import refuse
+from localhyper.export.command_line import make_folder, refuse
 
 MIB = 2**20
 HALF_ABOVE = 4096  # as in a bundle
@@ -53,8 +53,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for weights.00, weights.01, …")
     parser.add_argument("--mib", type=int, default=15, help="largest piece")
     options = parser.parse_args(argv)
-    options.out.mkdir(parents=True, exist_ok=True)
     try:
+        make_folder(options.out)
         data, size = pack(options.run), options.mib * MIB
     except LocalHyperError as error:
         refuse(parser, error)

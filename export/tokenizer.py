@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import gguf
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from localhyper.errors import ModelError
+from localhyper.export.base_file import open_base
 
 CONTROL_TOKEN = 3
 # llama.cpp's `smollm` pre-tokenizer: digits one by one, then GPT-2's pattern.
@@ -24,10 +24,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     Raises:
         ModelError: Not a GGUF file, or a pre-tokenizer that training does not know.
     """
-    try:
-        reader = gguf.GGUFReader(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as GGUF: {error}", "give the base model's GGUF file") from None
+    reader = open_base(path)
 
     def field(name: str) -> object:
         entry = reader.fields.get(f"tokenizer.ggml.{name}")

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from localhyper.errors import ModelError
+from localhyper.export.base_file import open_base
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,13 @@ class TorchBase(nn.Module):
     sin: Tensor
 
     def __init__(self, path: Path, dtype: torch.dtype = torch.float32, max_tokens: int = 2048) -> None:
-        """Load and dequantize `path`; `max_tokens` bounds the rotary table."""
+        """Load and dequantize `path`; `max_tokens` bounds the rotary table.
+
+        Raises:
+            ModelError: Not a GGUF file, or not a llama-type model.
+        """
         super().__init__()
-        reader = gguf.GGUFReader(path)
+        reader = open_base(path)
         self.shape = read_shape(reader)
         for tensor in reader.tensors:
             array = gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)

@@ -101,7 +101,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "frozen": {"steps": 2, "frozen": ("offsets", "depth")},
         "known": {"steps": 2, "documents": 6, "known": 0.5},
         "unknown": {"steps": 2, "frozen": ("offset",)},
-        "all": {"steps": 2, "frozen": tuple(PARTS)},
+        "all": {"steps": 2, "frozen": PARTS},
     }
     for name, options in recipes.items():
         (folder / f"{name}.toml").write_text(beside_recipe(**options), encoding="utf-8")

@@ -576,6 +576,10 @@ def test_a_base_model_that_is_none_is_one_clear_line(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ModelError, match=f"{name} cannot be read as GGUF"):
             load_tokenizer(tmp_path / name)
+        with pytest.raises(ModelError, match=f"{name} cannot be read as GGUF"):
+            TorchBase(tmp_path / name)
+        with pytest.raises(ModelError, match=f"{name} cannot be read as GGUF"):
+            read_prompt_format(tmp_path / name, PREFIX)
 
 
 def test_training_without_its_base_or_folder_is_one_clear_line(
