@@ -1,6 +1,10 @@
 """Put a trained search head into a bundle for documents.
 
     python -m localhyper.export.add_search BUNDLE.onnx RUN --recipe RECIPE.toml --out OUT.onnx
+    python -m localhyper.export.add_search BUNDLE.onnx OTHER.onnx --out OUT.onnx
+
+The second takes over the head of another bundle for the same base model: a head reads the base alone, so it stays right
+when the hypernetwork is trained on.
 
 Where BUNDLE names another one for single chunks (`chunk_bundle`), that one is what the head belongs into: add it there
 and join the two again (`localhyper.export.companion`).
@@ -70,23 +74,52 @@ def put_in(model: onnx.ModelProto, arrays: Arrays) -> None:
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(values.shape)))
 
 
-def add_search(bundle: Path, run: Path, recipe: Path, out: Path) -> None:
-    """Write `bundle` with the head of `run` to `out`; nothing is written where they do not go together.
+def trained_head(run: Path, recipe: Path, info: BundleInfo) -> tuple[Arrays, object]:
+    """The arrays of a search run's head for a bundle, and the run's facts.
+
+    Raises:
+        ConfigError: It is no search run, or of another base model.
+    """
+    config, saved = load_search_recipe(recipe).search, read_run(run)
+    state = {name: tensor.float().cpu().numpy() for name, tensor in saved["hypernetwork"].items()}
+    if set(state) != {"mean", "document", "question", "weight", "offset", "log_scale"}:
+        raise ConfigError(f"run `{run}` is no search run", "name the folder of one")
+    return head_arrays(state, config, info), run_facts(saved)
+
+
+def head_of(other: Path, info: BundleInfo) -> tuple[Arrays, object]:
+    """The arrays of another bundle's head, and what its card says of it.
+
+    Raises:
+        ConfigError: It has none, or is for another base model or other activations.
+    """
+    given = read_bundle(other)
+    if (given.base_fingerprint, given.capture) != (info.base_fingerprint, info.capture):
+        raise ConfigError(f"`{other}` and `{info.path}` do not read the same activations of the same base model")
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(other).graph.initializer}
+    if any(name + HALF not in stored for name in SEARCH_OUTPUTS):
+        raise ConfigError(f"`{other}` has no search head", "name a bundle that has one, or the folder of a search run")
+    return {name: stored[name + HALF].astype(np.float32) for name in SEARCH_OUTPUTS}, given.card.get("search")
+
+
+def add_search(bundle: Path, source: Path, recipe: Path | None, out: Path) -> None:
+    """Write `bundle` with the head of `source`, a search run or a bundle, to `out`.
+
+    Nothing is written where they do not go together.
 
     Raises:
         LocalHyperError: They don't, or one of them cannot be read.
     """
-    config, info = load_search_recipe(recipe).search, read_bundle(bundle)
+    info = read_bundle(bundle)
     check_kind(info, "document")
     if info.chunk_bundle is not None:
         raise ConfigError(f"`{bundle}` names `{info.chunk_bundle.file}` for single chunks", "add the head to that one")
-    saved = read_run(run)
-    state = {name: tensor.float().cpu().numpy() for name, tensor in saved["hypernetwork"].items()}
-    if set(state) != {"mean", "document", "question", "weight", "offset", "log_scale"}:
-        raise ConfigError(f"run `{run}` is no search run", "name the folder of one")
+    if recipe is None and source.suffix != ".onnx":
+        raise ConfigError(f"`{source}` is no bundle", "name the recipe of the search run with --recipe")
+    arrays, facts = head_of(source, info) if recipe is None else trained_head(source, recipe, info)
     model = onnx.load(bundle)
-    put_in(model, head_arrays(state, config, info))
-    update_description(model, {"card": {**info.card, "search": run_facts(saved)}})
+    put_in(model, arrays)
+    update_description(model, {"card": {**info.card, "search": facts}})
     onnx.checker.check_model(model)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / bundle.name
@@ -101,12 +134,12 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m localhyper.export.add_search", description="Put a trained search head into a bundle"
     )
     parser.add_argument("bundle", type=Path)
-    parser.add_argument("run", type=Path, help="folder of a search run")
-    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("source", type=Path, help="folder of a search run, or a bundle that has a head")
+    parser.add_argument("--recipe", type=Path, help="of the search run")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
     try:
-        add_search(options.bundle, options.run, options.recipe, options.out)
+        add_search(options.bundle, options.source, options.recipe, options.out)
     except LocalHyperError as error:
         refuse(parser, error)
     print(options.out)

@@ -79,9 +79,16 @@ class Collator:
     """Builds batches for one base model."""
 
     def __init__(
-        self, tokenizer: Tokenizer, prompts: PromptFormat, max_tokens: int, max_row: int, bucket_size: int
+        self,
+        tokenizer: Tokenizer,
+        prompts: PromptFormat,
+        max_tokens: int,
+        max_row: int,
+        bucket_size: int,
+        reply_start: str = "",
     ) -> None:
-        self.tokenizer, self.prompts = tokenizer, prompts
+        """`reply_start` comes before every answer about a document."""
+        self.tokenizer, self.prompts, self.reply_start = tokenizer, prompts, reply_start
         self.max_tokens, self.max_row, self.bucket_size = max_tokens, max_row, bucket_size
         self.prefix = self.encode(prompts.chunk_prefix)
 
@@ -90,10 +97,13 @@ class Collator:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    def row(self, pair: Pair) -> tuple[list[int], list[int]]:
-        """Ids of prompt + answer + end of turn and their next-token targets (-100 on the prompt)."""
+    def row(self, pair: Pair, *, about: bool = True) -> tuple[list[int], list[int]]:
+        """Ids of prompt + answer + end of turn and their next-token targets (-100 on the prompt).
+
+        `about` says whether the answer is about a document.
+        """
         prompt = self.encode(self.prompts.render(pair.question))
-        answer = self.encode(pair.answer + self.prompts.end_of_turn)
+        answer = self.encode((self.reply_start if about else "") + pair.answer + self.prompts.end_of_turn)
         prompt = prompt[max(0, len(prompt) - self.max_row + SHORTEST_ANSWER) :]
         ids = (prompt + answer)[: self.max_row]
         targets = [-100] * (len(prompt) - 1) + (prompt + answer)[len(prompt) : self.max_row] + [-100]
@@ -137,7 +147,7 @@ class Collator:
         documents = self.pad_texts([example.text for example in examples])
         picked = [pick_pairs(rng, example, rows) for rng, example in zip(rngs, examples, strict=True)]
         built = [self.row(pair) for pairs in picked for pair in pairs]
-        others = [self.row(pair) for pair in unrelated]
+        others = [self.row(pair, about=False) for pair in unrelated]
         rows_ids, targets = self.pad_rows(built)
         other_ids, other_targets = self.pad_rows(others) if others else (None, None)
         kinds = tuple(example.kind for example in examples)

@@ -50,7 +50,9 @@ def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> d
             "filler": list(recipe.data.texts),
             "unrelated": [*recipe.data.instructions, *recipe.data.replies],
             "shares": recipe.mixture.shares,
+            **({"about": list(recipe.data.about)} if recipe.data.about else {}),
         },
+        "reply_start": recipe.reply_start,
         **({"started_from": begun[0]} if begun else {}),
         "documents": sum(recipe.sums.documents)
         if isinstance(recipe, SumRecipe)

@@ -66,6 +66,7 @@ class SumRecipe:
 
     name: str = "document"
     chunk_prefix: str = "<|im_start|>user\n"
+    reply_start: str = ""
     hypernetwork: AssociationConfig = field(default_factory=AssociationConfig)
     mixture: Mixture = field(default_factory=Mixture)
     sums: SumsConfig = field(default_factory=SumsConfig)

@@ -84,7 +84,7 @@ class SumRun(TrainingLoop):
         self.recipe = recipe
         tokenizer, size = load_tokenizer(base_path), recipe.hypernetwork.max_tokens
         prompts = read_prompt_format(base_path, recipe.chunk_prefix)
-        self.collator = Collator(tokenizer, prompts, size, recipe.run.max_row, recipe.run.bucket)
+        self.collator = Collator(tokenizer, prompts, size, recipe.run.max_row, recipe.run.bucket, recipe.reply_start)
         cfg = recipe.data
         train, held = load_corpus(
             data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions, cfg.replies

@@ -117,7 +117,7 @@ class Run(TrainingLoop):
         tokenizer = load_tokenizer(base_path)
         prompts = read_prompt_format(base_path, recipe.chunk_prefix)
         size = (recipe.perceiver or recipe.hypernetwork).max_tokens
-        self.collator = Collator(tokenizer, prompts, size, recipe.run.max_row, recipe.run.bucket)
+        self.collator = Collator(tokenizer, prompts, size, recipe.run.max_row, recipe.run.bucket, recipe.reply_start)
         self.batches = BatchMaker(recipe, self.collator, self.accelerator.process_index)
         cfg = recipe.data
         train, held = load_corpus(

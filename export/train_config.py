@@ -80,10 +80,16 @@ class Recipe:
 
     With a `[perceiver]` table the published Doc-to-LoRA is trained instead of the association hypernetwork: the
     comparison, on the same data with the same objectives.
+
+    Attributes:
+        chunk_prefix: Text before a chunk when it is encoded.
+        reply_start: Text before every answer about a document. Adapters carry tokens, and those of a word after a space
+            are not those of the word alone: with a space here, replies begin with the text's own.
     """
 
     name: str = "document"
     chunk_prefix: str = "<|im_start|>user\n"
+    reply_start: str = ""
     hypernetwork: AssociationConfig = field(default_factory=AssociationConfig)
     perceiver: PerceiverConfig | None = None
     mixture: Mixture = field(default_factory=Mixture)

@@ -29,7 +29,7 @@ from localhyper.gguf_adapter import (
 )
 from localhyper.gguf_writer import Dtype
 from localhyper.library import AdapterInfo, Library, Passage, check_name, now
-from localhyper.lora import LoraWeights, Metric, even_ranks, recompress, scale, validate
+from localhyper.lora import TOKENS, LoraWeights, Metric, even_ranks, recompress, scale, validate
 from localhyper.lora_union import combine
 
 MERGE_VERSION = 1
@@ -194,6 +194,7 @@ def merged_metadata(merged: Merged, sources: Sequence[MergeSource], name: str) -
         energy_kept=min(1.0, merged.energy_kept),
         made_at=now(),
         merged_from=json.dumps(origin, ensure_ascii=False),
+        values=TOKENS if any(read_metadata(source.path).values == TOKENS for source in sources) else "",
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from localhyper.engine import BaseModelInfo, CaptureSpec
 from localhyper.errors import HypernetworkError
+from localhyper.lora import TOKENS
 from localhyper.onnx_wire import OnnxOutline, WireError, outline
 
 BUNDLE_FORMAT = 1
@@ -116,6 +117,11 @@ class BundleInfo:
     reads_prefix: bool = False
     embedding: EmbeddingSpec | None = None
     chunk_bundle: CompanionSpec | None = None
+
+    @property
+    def values(self) -> str:
+        """What the adapters' matrices write (`AdapterMetadata.values`)."""
+        return TOKENS if self.kind == "document" and self.rank == 0 else ""
 
     @property
     def most_tokens(self) -> int:

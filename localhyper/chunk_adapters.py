@@ -77,6 +77,7 @@ class ChunkWriter:
             rank=result.weights.rank,
             energy_kept=result.energy_kept,
             made_at=now(),
+            values=info.values,
         )
         write_adapter(chunk_file(self.folder, chunk.index), result.weights, self.base, metadata, CHUNK_DTYPE)
 

@@ -53,6 +53,8 @@ class AdapterMetadata:
         energy_kept: Share of squared norm that recompression kept, 1.0 = lossless.
         made_at: ISO 8601 time in UTC.
         merged_from: JSON list of the adapters it was merged from: `name`, `scale`, `sha256` of the file; else empty.
+        values: `tokens` where what it writes are tokens as they are in a text, so that words are spelt as they are
+            there (`localhyper.respelling`); else empty.
     """
 
     name: str = ""
@@ -68,6 +70,7 @@ class AdapterMetadata:
     energy_kept: float = 1.0
     made_at: str = ""
     merged_from: str = ""
+    values: str = ""
 
 
 def permute_for_base(b: FloatArray, head_count: int, architecture: str) -> FloatArray:

@@ -15,6 +15,7 @@ from localhyper.engine import AdapterUse, BaseModelInfo
 from localhyper.errors import AdapterError
 from localhyper.gguf_adapter import check_adapter
 from localhyper.llama_native import NativeModel
+from localhyper.lora import TOKENS
 
 MAX_SCALE = 100.0  # far beyond any use; what lies further overflows 16 bits and gives no words at all
 MAX_UNUSED = 8  # adapters kept loaded though not in force: a switch back then costs no disk
@@ -40,6 +41,7 @@ class AdapterCache:
         self._model = model
         self._info = info
         self._loaded: OrderedDict[FileState, Any] = OrderedDict()
+        self._of_tokens: set[FileState] = set()
 
     def load(self, uses: Sequence[AdapterUse]) -> tuple[tuple[FileState, float], ...]:
         """Check and load every adapter; the result names them in order. Scale 0 is checked and then left out.
@@ -63,12 +65,16 @@ class AdapterCache:
         """Native pointers and scales of loaded adapters."""
         return tuple((self._loaded[state], scale) for state, scale in states)
 
+    def say_tokens(self, states: Sequence[tuple[FileState, float]]) -> list[bool]:
+        """Of each of these loaded adapters whether it says tokens of its text."""
+        return [state in self._of_tokens for state, _ in states]
+
     def _load_one(self, path: Path) -> FileState:
         state = _file_state(path)
         if state in self._loaded:
             self._loaded.move_to_end(state)
             return state
-        check_adapter(path, self._info)
+        metadata = check_adapter(path, self._info)
         pointer = self._model.load_adapter(path)
         if not pointer:
             raise AdapterError(f"llama.cpp cannot load adapter `{path.name}`", "the log file says why")
@@ -76,6 +82,8 @@ class AdapterCache:
             self._model.free_adapter(pointer)
             raise AdapterError(f"adapter `{path.name}` changed while it was read", "try again")
         self._loaded[state] = pointer
+        if metadata.values == TOKENS:
+            self._of_tokens.add(state)
         return state
 
     def drop_unused(self, in_force: Sequence[tuple[FileState, float]]) -> None:
@@ -84,6 +92,7 @@ class AdapterCache:
         unused = [state for state in self._loaded if state not in used]
         for state in unused[: max(0, len(unused) - MAX_UNUSED)]:
             self._model.free_adapter(self._loaded.pop(state))
+            self._of_tokens.discard(state)
 
     def close(self) -> None:
         """Free everything; no context may hold an adapter any more."""

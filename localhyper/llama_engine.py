@@ -35,6 +35,7 @@ from localhyper.llama_native import KV_TYPES, MAX_BATCH, MAX_OUTPUTS, NativeCont
 from localhyper.llama_reply import ChatState, check_sampling, stream_reply
 from localhyper.memory_check import available_memory, thread_counts
 from localhyper.progress import CancelToken
+from localhyper.respelling import Respeller
 
 SMALLEST_CONTEXT = 64
 _CONTEXT_STEP = 256  # llama.cpp rounds contexts up to this
@@ -58,6 +59,7 @@ class LlamaEngine:
         self._adapter_cache = AdapterCache(model, header.info)
         self._adapters: tuple[AdapterUse, ...] = ()
         self._in_force: tuple[tuple[FileState, float], ...] = ()
+        self._respeller: Respeller | None = None
         self._turn = 0
 
     @classmethod
@@ -286,7 +288,18 @@ class LlamaEngine:
             if turn != self._turn or self._chat is not state:
                 raise RuntimeError("the engine was used for something else while this reply was being read")
 
-        return stream_reply(self._open_model(), state, prompt, sampling, cancel, started, check_turn)
+        return stream_reply(self._open_model(), state, prompt, sampling, cancel, started, check_turn, self._words())
+
+    def _words(self) -> Respeller | None:
+        """Where a document's adapter that says tokens stands beside another, which may want words without a space."""
+        saying = self._adapter_cache.say_tokens(self._in_force)
+        if not any(saying) or all(saying):
+            return None
+        if self._respeller is None:
+            model = self._open_model()
+            pieces = (model.piece(token) for token in range(model.vocab_size))
+            self._respeller = Respeller(pieces, lambda text: model.tokenize(text, False).tolist())
+        return self._respeller
 
     def score(self, prompt: str | Sequence[ChatMessage], continuation: str) -> FloatArray:
         """Natural log-probability of each token of `continuation` after `prompt`, float32 [tokens].

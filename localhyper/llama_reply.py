@@ -14,9 +14,11 @@ import numpy as np
 
 from localhyper.engine import FloatArray, GenerationStats, Piece, Sampling, TokenArray
 from localhyper.errors import ConfigError, ModelError
-from localhyper.llama_native import ABORTED, NativeContext, NativeModel, NativeSampler
+from localhyper.llama_choice import TokenChooser
+from localhyper.llama_native import ABORTED, NativeContext, NativeModel
 from localhyper.progress import CancelToken
 from localhyper.reply_loops import LoopWatch
+from localhyper.respelling import Respeller
 from localhyper.text_stream import TextStream
 
 
@@ -152,6 +154,7 @@ def stream_reply(
     cancel: CancelToken | None,
     started: float,
     check_turn: Callable[[], None],
+    words: Respeller | None = None,
 ) -> Iterator[Piece]:
     """Prefill `prompt` and yield pieces; the last one carries the stats.
 
@@ -163,6 +166,7 @@ def stream_reply(
         cancel: Ends the reply with `cancelled`.
         started: `time.perf_counter()` of the call.
         check_turn: Raises when the engine has been used for something else since the last piece.
+        words: Spells words without a space before them; None = the model does.
     """
     watch = _Stopwatch(started)
     check_turn()
@@ -172,7 +176,11 @@ def stream_reply(
     watch.prompt = watch.now() - prefill_from
     end = _End("cancelled", 0, "", ())
     if complete:
-        end = yield from _decode(model, state, sampling, cancel, watch, check_turn)
+        chooser = TokenChooser(model, sampling, words)
+        try:
+            end = yield from _decode(model, state, chooser, sampling, cancel, watch, check_turn)
+        finally:
+            chooser.close()
     decode_seconds = max(0.0, watch.last - watch.first)
     stats = GenerationStats(len(prompt), reused, end.made, watch.prompt, watch.first, decode_seconds, end.reason)
     yield Piece(end.text, end.token_ids, stats)
@@ -191,6 +199,7 @@ class _End:
 def _decode(
     model: NativeModel,
     state: ChatState,
+    chooser: TokenChooser,
     sampling: Sampling,
     cancel: CancelToken | None,
     watch: _Stopwatch,
@@ -200,28 +209,24 @@ def _decode(
     text, made = TextStream(sampling.stop), 0
     pending: list[int] = []
     watch_loops = LoopWatch() if sampling.end_loops else None
-    sampler = NativeSampler(model, sampling)
-    try:
-        while True:
-            if cancel is not None and cancel.cancelled:
-                return _End("cancelled", made, text.finish(), tuple(pending))
-            token = sampler.next(state.context)
-            watch.tick()
-            if model.ends_turn(token):
-                return _End("stop", made, text.finish(), tuple(pending))
-            made += 1
-            pending.append(token)
-            shown = text.feed(model.piece(token))
-            if text.stopped:
-                return _End("stop", made, shown, tuple(pending))
-            if watch_loops is not None and watch_loops.goes_in_circles(token):
-                return _End("loop", made, shown + text.finish(), tuple(pending))
-            if made >= sampling.max_tokens or state.used >= state.context.n_ctx:
-                return _End("length", made, shown + text.finish(), tuple(pending))
-            if shown:
-                yield Piece(shown, tuple(pending))
-                check_turn()
-                pending = []
-            state.run([token])
-    finally:
-        sampler.close()
+    while True:
+        if cancel is not None and cancel.cancelled:
+            return _End("cancelled", made, text.finish(), tuple(pending))
+        token = chooser.next(state.context)
+        watch.tick()
+        if model.ends_turn(token):
+            return _End("stop", made, text.finish(), tuple(pending))
+        made += 1
+        pending.append(token)
+        shown = text.feed(model.piece(token))
+        if text.stopped:
+            return _End("stop", made, shown, tuple(pending))
+        if watch_loops is not None and watch_loops.goes_in_circles(token):
+            return _End("loop", made, shown + text.finish(), tuple(pending))
+        if made >= sampling.max_tokens or state.used >= state.context.n_ctx:
+            return _End("length", made, shown + text.finish(), tuple(pending))
+        if shown:
+            yield Piece(shown, tuple(pending))
+            check_turn()
+            pending = []
+        state.run([token])

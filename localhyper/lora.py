@@ -17,6 +17,7 @@ from localhyper.blas_threads import each
 from localhyper.errors import AdapterError
 
 FloatArray = NDArray[np.float32]
+TOKENS = "tokens"  # what associations write: tokens as they are in a text
 
 
 @dataclass(frozen=True)

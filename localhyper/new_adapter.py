@@ -56,16 +56,16 @@ def store_adapter(
     library: Library,
     info: AdapterInfo,
     weights: LoraWeights,
-    base: BaseModelInfo,
+    origin: Origin,
     dtype: Dtype,
     passages: Iterable[Passage],
 ) -> AdapterInfo:
     """Write the file, then the row: a file without a row is harmless, a row without a file is not."""
-    write_adapter(info.path, weights, base, _file_metadata(info), dtype)
+    write_adapter(info.path, weights, origin.base, _file_metadata(info, origin.bundle), dtype)
     return library.add(replace(info, size_bytes=info.path.stat().st_size), passages)
 
 
-def _file_metadata(info: AdapterInfo) -> AdapterMetadata:
+def _file_metadata(info: AdapterInfo, bundle: BundleInfo) -> AdapterMetadata:
     return AdapterMetadata(
         name=info.name,
         source_title=info.title,
@@ -79,4 +79,5 @@ def _file_metadata(info: AdapterInfo) -> AdapterMetadata:
         rank=info.rank,
         energy_kept=info.energy_kept,
         made_at=info.made_at,
+        values=bundle.values,
     )

@@ -306,10 +306,11 @@ class _Attach:
             twin = self._library.find_by_key(key)
             if twin is not None:
                 return twin
+        origin = Origin(document, base, bundle, key)
         with self._timed("write"):
             info = new_adapter(
                 self._library,
-                Origin(document, base, bundle, key),
+                origin,
                 self._options.name,
                 result,
                 tokens=sum(len(chunk.token_ids) for chunk in chunks),
@@ -318,7 +319,9 @@ class _Attach:
             if self._beside is not None:
                 size = self._beside.move_to(chunk_folder(info.path), self._beside_files)
                 info = replace(info, chunk_files=self._beside_files, chunk_bytes=size)
-            stored = store_adapter(self._library, info, result.weights, base, self._options.dtype, passages_of(chunks))
+            stored = store_adapter(
+                self._library, info, result.weights, origin, self._options.dtype, passages_of(chunks)
+            )
             if stored.path != info.path:  # the other one was first after all
                 shutil.rmtree(chunk_folder(info.path), ignore_errors=True)
         self._report("write", 1, 1)

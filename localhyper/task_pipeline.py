@@ -125,7 +125,7 @@ def attach_vector(
     origin = Origin(document, base, bundle, task_key(document, base, bundle, given.digest, options))
     info = new_adapter(library, origin, options.name, result, tokens=given.tokens, chunks=1)
     passage = Passage(0, document.text, 0, len(document.text))
-    stored = store_adapter(library, info, result.weights, base, options.dtype, [passage])
+    stored = store_adapter(library, info, result.weights, origin, options.dtype, [passage])
     progress(Progress("write", 1, 1, document.title))
     timings = {"embed": given.seconds, "generate": generated - started, "write": time.perf_counter() - generated}
     return AttachResult(stored, reused=False, timings=timings)

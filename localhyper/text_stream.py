@@ -15,6 +15,8 @@ class TextStream:
     """Feed bytes, get text that is safe to show; `stopped` is set once a stop string has come.
 
     Text that could still become a stop string, and the first bytes of a character, are held back until more is known.
+    A single space before everything else is left out: a document's adapter says words as they are in the text, after a
+    space.
     """
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
@@ -22,11 +24,12 @@ class TextStream:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._stop = tuple(text for text in stop if text)
         self._held = ""
+        self._start: str | None = ""  # what has come of a start that may be a single space; None = it is past
         self.stopped = False
 
     def feed(self, data: bytes) -> str:
         """Text that can be shown now."""
-        return "" if self.stopped else self._release(self._decoder.decode(data)).translate(_CONTROL)
+        return "" if self.stopped else self._shown(self._release(self._decoder.decode(data)))
 
     def finish(self) -> str:
         """What was held back, at the end; half a character becomes U+FFFD."""
@@ -34,7 +37,17 @@ class TextStream:
             return ""
         shown = self._release(self._decoder.decode(b"", True))
         held, self._held = self._held, ""
-        return (shown + ("" if self.stopped else held)).translate(_CONTROL)
+        return self._shown(shown + ("" if self.stopped else held))
+
+    def _shown(self, text: str) -> str:
+        text = text.translate(_CONTROL)
+        if self._start is None:
+            return text
+        self._start += text
+        if self._start in ("", " "):
+            return ""
+        begun, self._start = self._start, None
+        return begun[1:] if begun[0] == " " and not begun[1].isspace() else begun
 
     def _release(self, text: str) -> str:
         self._held += text

@@ -1,8 +1,9 @@
-"""`python -m tests.benchmarks.forms [DOCUMENTS] [BUNDLE]`: a document's fact in the form that a task asks for.
+"""`python -m tests.benchmarks.forms [DOCUMENTS] [BUNDLE] [VALUES]`: a document's fact in the form that a task asks for.
 
 Needle documents of 256 tokens; forms of `export/answer_forms.toml`, asked for by descriptions that no training has
 seen, and two forms that none has either. The rival needs no task hypernetwork: the document's adapter, and the
-description before the question in the prompt. BUNDLE is a task hypernetwork in the place of the shipped one.
+description before the question in the prompt. BUNDLE is a task hypernetwork in the place of the shipped one ("" = that
+one), VALUES "digits" or "words" in the place of both.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ import re
 import sys
 from dataclasses import dataclass
 from string import Formatter
+from typing import get_args
 
 from rich.console import Console
 from rich.progress import track
 
-from localhyper.evaluate.haystack import HaystackMaker, read_sentences
+from localhyper.evaluate.haystack import HaystackMaker, Values, read_sentences
 from localhyper.evaluate.metrics import holds_value
 from localhyper.export.answer_forms import AnswerForm, answer_forms
 from localhyper.workbench import Workbench
@@ -49,7 +51,7 @@ def has_form(form: AnswerForm, reply: str, question: str) -> bool:
     return reply == cased and re.fullmatch(pattern, reply) is not None
 
 
-def replies(bench: Workbench, count: int, bundle: str) -> dict[str, list[Reply]]:
+def replies(bench: Workbench, count: int, bundle: str, values: Values) -> dict[str, list[Reply]]:
     """Column to the replies of all documents and forms."""
     engine, found, forms = bench.engine(), dict[str, list[Reply]]({name: [] for name in COLUMNS}), answer_forms()
     tasks = {
@@ -57,7 +59,7 @@ def replies(bench: Workbench, count: int, bundle: str) -> dict[str, list[Reply]]
         for place, form in enumerate(forms)
         for number, text in enumerate(form.unseen)
     }
-    maker = HaystackMaker(read_sentences(None), engine.tokenize, TOKENS, "both", seed=11)
+    maker = HaystackMaker(read_sentences(None), engine.tokenize, TOKENS, values, seed=11)
     cases = track(needles(bench, maker, count), "asking", count, console=Console(stderr=True))
     for index, (document, fact) in enumerate(cases):
         texts = [form.unseen[index % len(form.unseen)] for form in forms]
@@ -75,9 +77,9 @@ def replies(bench: Workbench, count: int, bundle: str) -> dict[str, list[Reply]]
     return found
 
 
-def report(bench: Workbench, count: int, bundle: str) -> None:
+def report(bench: Workbench, count: int, bundle: str, values: Values) -> None:
     """Measure, and print the tables."""
-    found, forms = replies(bench, count, bundle), answer_forms()
+    found, forms = replies(bench, count, bundle, values), answer_forms()
     print(
         f"{count} documents of {TOKENS} tokens, {sum(not form.test for form in forms)} forms that training has seen\n"
     )
@@ -93,10 +95,15 @@ def report(bench: Workbench, count: int, bundle: str) -> None:
         print(f"| {name} | {' | '.join(f'{100 * sum(flags) / len(flags):.0f}' for flags in of_form)} |")
 
 
-def main(count: int = DOCUMENTS, bundle: str = "") -> int:
+def main(count: int = DOCUMENTS, bundle: str = "", values: str = "both") -> int:
     """Print the tables; the exit code."""
-    return on_shipped_models(lambda bench: report(bench, count, bundle))
+    kinds: dict[str, Values] = {kind: kind for kind in get_args(Values)}
+    if values not in kinds:
+        print(f"error: VALUES is {values!r}, wanted one of {', '.join(kinds)}", file=sys.stderr)
+        return 2
+    return on_shipped_models(lambda bench: report(bench, count, bundle, kinds[values]))
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else DOCUMENTS, sys.argv[2] if len(sys.argv) > 2 else ""))
+    given = sys.argv[1:]
+    sys.exit(main(int(given[0]) if given else DOCUMENTS, *given[1:]))

@@ -218,6 +218,20 @@ def test_a_head_replaces_an_earlier_one_and_all_else_stays(
     assert set(SEARCH_OUTPUTS) == {"search_mean", "search_document", "search_question", "search_scalars"}
 
 
+def test_a_head_is_taken_over_from_another_bundle(
+    ground: Path, trained: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    once, again = tmp_path / "once.onnx", tmp_path / "again.onnx"
+    add_search(bundle, trained, ground / "recipe.toml", once)
+    assert add_search_main([str(bundle), str(once), "--out", str(again)]) == 0
+    assert again.read_bytes() == once.read_bytes()
+    for source, told in ((bundle, "has no search head"), (trained, "--recipe")):
+        with pytest.raises(SystemExit) as caught:
+            add_search_main([str(bundle), str(source), "--out", str(tmp_path / "out.onnx")])
+        assert caught.value.code not in (0, None) and not (tmp_path / "out.onnx").exists()
+        assert told in capsys.readouterr().err
+
+
 def test_what_does_not_go_together_is_one_line(
     ground: Path, trained: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -245,6 +245,17 @@ def batch(collator: Collator) -> Batch:
     return collator([random.Random(index) for index in range(3)], EXAMPLES, 2, others)
 
 
+def test_answers_about_the_document_alone_begin_with_the_reply_start(ground: Path, collator: Collator) -> None:
+    tokenizer = load_tokenizer(ground / "base.gguf")
+    spaced = Collator(tokenizer, collator.prompts, 96, 160, 32, reply_start=" ")
+    pair = Pair("Which symbol has Greta?", "walnut")
+    prompt, end = collator.prompts.render(pair.question), collator.prompts.end_of_turn
+    ids, targets = spaced.row(pair)
+    assert ids == spaced.encode(prompt) + spaced.encode(" walnut" + end)
+    assert [target for target in targets if target != -100] == spaced.encode(" walnut" + end)
+    assert spaced.row(pair, about=False) == collator.row(pair)
+
+
 def zeroed(lora: dict[int, BlockLora]) -> dict[int, BlockLora]:
     return {block: BlockLora(weights.a, torch.zeros_like(weights.b)) for block, weights in lora.items()}
 

@@ -18,7 +18,7 @@ from localhyper.database import Database
 from localhyper.errors import AdapterError, LibraryError
 from localhyper.gguf_adapter import AdapterMetadata, read_adapter, read_metadata, write_adapter
 from localhyper.library import AdapterInfo, Library, Passage
-from localhyper.lora import LoraTarget, LoraWeights, Metric
+from localhyper.lora import TOKENS, LoraTarget, LoraWeights, Metric
 from localhyper.paths import Paths
 from localhyper.registry import load_registry
 from tests.tiny_gguf import TinySpec, lora_deltas, tiny_lora, write_tiny_gguf
@@ -135,6 +135,15 @@ def test_the_row_and_the_file_say_where_it_comes_from(place: Place) -> None:
     assert again == made, "the same sum is one row, whatever its order"
     with pytest.raises(LibraryError, match="`lease` already"):
         store_merged(place.library, merged, sources, "lease", "f16")
+
+
+@pytest.mark.parametrize("values", [("", ""), (TOKENS, ""), (TOKENS, TOKENS)])
+def test_a_sum_says_tokens_where_a_part_does(place: Place, values: tuple[str, str]) -> None:
+    sources = [place.source("lease"), place.source("rules")]
+    for source, said in zip(sources, values, strict=True):
+        write_adapter(source.path, tiny_lora(rank=3), place.base, AdapterMetadata(values=said), "f32")
+    made = store_merged(place.library, merge_adapters(sources, 0), sources, "both")
+    assert read_metadata(made.path).values == max(values)
 
 
 def test_quotes_find_the_text_of_every_source(place: Place) -> None:

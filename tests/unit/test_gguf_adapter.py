@@ -50,6 +50,7 @@ def metadata(base: BaseModelInfo) -> AdapterMetadata:
         energy_kept=0.987654321,
         made_at="2026-11-24T01:02:03Z",
         merged_from="[]",
+        values="tokens",
     )
 
 

@@ -44,6 +44,17 @@ def test_empty_stop_strings_mean_nothing() -> None:
     assert run([b"abc"], ("",)) == (["abc", ""], False)
 
 
+def test_a_single_space_at_the_start_is_left_out() -> None:
+    assert run([b" Paris"])[0] == ["Paris", ""]
+    assert run([b" ", b"7", b" km"])[0] == ["", "7", " km", ""]
+    assert run([b" "])[0] == ["", ""]
+
+
+def test_an_indented_start_stays() -> None:
+    assert run([b"  ", b"return"])[0] == ["  ", "return", ""]
+    assert run([b" ", b"\treturn"])[0] == ["", " \treturn", ""]
+
+
 @given(
     st.text(max_size=60), st.lists(st.text(min_size=1, max_size=4), max_size=3), st.lists(st.integers(1, 5), min_size=1)
 )
@@ -58,7 +69,8 @@ def test_any_cut_into_pieces_shows_the_same_text(text: str, stop: list[str], siz
     got, stopped = run(parts, tuple(stop))
     assert stopped == bool(ends)
     shown = text[: min(ends)] if ends else text
-    assert "".join(got) == "".join(c for c in shown if c in "\t\n" or unicodedata.category(c) != "Cc")
+    shown = "".join(c for c in shown if c in "\t\n" or unicodedata.category(c) != "Cc")
+    assert "".join(got) == (shown[1:] if shown[:1] == " " and not shown[1:2].isspace() else shown)
 
 
 def test_control_characters_never_reach_a_terminal() -> None:
