@@ -51,9 +51,9 @@ class TextStream:
 
     def _release(self, text: str) -> str:
         self._held += text
-        found = [at for at in (self._held.find(stop) for stop in self._stop) if at >= 0]
-        if found:
-            shown, self._held, self.stopped = self._held[: min(found)], "", True
+        found = [(at + len(stop), at) for stop in self._stop if (at := self._held.find(stop)) >= 0]
+        if found:  # the one that is complete first, as if the text came letter by letter
+            shown, self._held, self.stopped = self._held[: min(found)[1]], "", True
             return shown
         keep = max((_overlap(self._held, stop) for stop in self._stop), default=0)
         shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

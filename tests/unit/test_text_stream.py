@@ -55,6 +55,11 @@ def test_an_indented_start_stays() -> None:
     assert run([b" ", b"\treturn"])[0] == ["", " \treturn", ""]
 
 
+def test_of_two_stop_strings_the_one_complete_first_counts_however_the_text_is_cut() -> None:
+    for parts in ([b"100"], [b"1", b"0", b"0"]):
+        assert "".join(run(parts, ("0", "100"))[0]) == "1"
+
+
 @given(
     st.text(max_size=60), st.lists(st.text(min_size=1, max_size=4), max_size=3), st.lists(st.integers(1, 5), min_size=1)
 )
@@ -65,10 +70,10 @@ def test_any_cut_into_pieces_shows_the_same_text(text: str, stop: list[str], siz
         size = sizes[len(parts) % len(sizes)]
         parts.append(data[at : at + size])
         at += size
-    ends = [at for at in (text.find(word) for word in stop) if at >= 0]
+    ends = [(at + len(word), at) for word in stop if (at := text.find(word)) >= 0]
     got, stopped = run(parts, tuple(stop))
     assert stopped == bool(ends)
-    shown = text[: min(ends)] if ends else text
+    shown = text[: min(ends)[1]] if ends else text
     shown = "".join(c for c in shown if c in "\t\n" or unicodedata.category(c) != "Cc")
     assert "".join(got) == (shown[1:] if shown[:1] == " " and not shown[1:2].isspace() else shown)
 
