@@ -96,10 +96,11 @@ def head_of(other: Path, info: BundleInfo) -> tuple[Arrays, object]:
     given = read_bundle(other)
     if (given.base_fingerprint, given.capture) != (info.base_fingerprint, info.capture):
         raise ConfigError(f"`{other}` and `{info.path}` do not read the same activations of the same base model")
-    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load(other).graph.initializer}
-    if any(name + HALF not in stored for name in SEARCH_OUTPUTS):
+    stored = {tensor.name.removesuffix(HALF): tensor for tensor in onnx.load(other).graph.initializer}
+    if not stored.keys() >= set(SEARCH_OUTPUTS):
         raise ConfigError(f"`{other}` has no search head", "name a bundle that has one, or the folder of a search run")
-    return {name: stored[name + HALF].astype(np.float32) for name in SEARCH_OUTPUTS}, given.card.get("search")
+    arrays = {name: numpy_helper.to_array(stored[name]).astype(np.float32) for name in SEARCH_OUTPUTS}
+    return arrays, given.card.get("search")
 
 
 def add_search(bundle: Path, source: Path, recipe: Path | None, out: Path) -> None:

@@ -62,11 +62,9 @@ class BesideBatch:
 class FormBook:
     """Forms with their descriptions as token ids."""
 
-    def __init__(
-        self, forms: Sequence[AnswerForm], maker: RowMaker, dropped: float, start: str, *, unseen: bool
-    ) -> None:
-        """`start` comes before every answer; `unseen`: asked for in words that are never trained with."""
-        self.forms, self.maker, self.dropped, self.start, self.unseen = forms, maker, dropped, start, unseen
+    def __init__(self, forms: Sequence[AnswerForm], maker: RowMaker, dropped: float, *, unseen: bool) -> None:
+        """`unseen`: asked for in words that are never trained with."""
+        self.forms, self.maker, self.dropped, self.unseen = forms, maker, dropped, unseen
         texts = {form.name: form.unseen if unseen else form.descriptions for form in forms}
         self._ids = {name: maker.descriptions(found) for name, found in texts.items()}
 
@@ -79,7 +77,7 @@ class FormBook:
         """`count` of the document's questions with answers in this form, all different while they last; or none."""
         pairs = [(pair.question, form.put(pair)) for pair in example.pairs if form.fits(pair)]
         rng.shuffle(pairs)
-        rows = self.maker.rows(pairs[: 2 * count], self.start)
+        rows = self.maker.rows(pairs[: 2 * count])
         return [rows[index % len(rows)] for index in range(count)] if rows else []
 
     def drawn(self, rng: random.Random) -> Iterator[AnswerForm]:

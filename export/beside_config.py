@@ -20,7 +20,6 @@ class BesideConfig:
         known: Share of documents that are not in force: questions are asked that the base model answers by itself.
         others: Descriptions of `answer_forms.toml` that are of no form and stay, a step and process.
         stay: Weight of the distance from the LoRAs that descriptions of other tasks had at the beginning.
-        reply_start: Text before every answer, as the documents' hypernetwork was trained with.
         frozen: Parameters of the task hypernetwork that are not trained, by how their names begin.
     """
 
@@ -32,7 +31,6 @@ class BesideConfig:
     known: float = 0.0
     others: int = 4
     stay: float = 1.0
-    reply_start: str = ""
     frozen: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

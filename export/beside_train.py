@@ -57,16 +57,16 @@ class BesideRun(TaskRun):
         """Tasks as ever; documents, and the forms they are asked in."""
         super()._read(base_path, data)
         recipe, cfg = self.recipe, self.recipe.beside
-        rows, size, start = self.row_maker, recipe.documents.max_tokens, cfg.reply_start
+        rows, size = self.row_maker, recipe.documents.max_tokens
         tokenizer, dropped = rows.tokenizer, recipe.data.dropped
         collator = Collator(tokenizer, rows.prompts, size, recipe.data.buckets[-1], bucket_size=32)
         train, held = load_corpus(data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout)
         self.maker, self.held_maker = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
         trained = [form for form in answer_forms() if not form.test]
-        self.book = FormBook(trained, rows, dropped, start, unseen=False)
+        self.book = FormBook(trained, rows, dropped, unseen=False)
         self.books = {
-            "forms": FormBook(trained, rows, dropped, start, unseen=True),
-            "new_forms": FormBook([form for form in answer_forms() if form.test], rows, dropped, start, unseen=True),
+            "forms": FormBook(trained, rows, dropped, unseen=True),
+            "new_forms": FormBook([form for form in answer_forms() if form.test], rows, dropped, unseen=True),
         }
         self.beside = BesideBatchMaker(recipe, collator, self.batches, rows.descriptions(other_descriptions()))
         self.log({"event": "documents", "contexts": len(train.reading), "forms": len(trained)})

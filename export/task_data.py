@@ -72,11 +72,11 @@ class RowMaker:
         found = self._encode([text.strip() for text in texts if text.strip()])
         return tuple(np.array(ids[: self.max_tokens], np.int32) for ids in found)
 
-    def rows(self, pairs: Iterable[tuple[str, str]], start: str = "") -> tuple[Row, ...]:
-        """Inputs with their outputs, each after `start`, as rows; what has no answer or does not fit is left out."""
+    def rows(self, pairs: Iterable[tuple[str, str]]) -> tuple[Row, ...]:
+        """Inputs with their outputs as rows; what has no answer or does not fit is left out."""
         kept = [(given.strip(), wanted.strip()) for given, wanted in pairs if wanted.strip()]
         prompts = self._encode([self.prompts.render(given) for given, _ in kept])
-        answers = self._encode([start + wanted + self.prompts.end_of_turn for _, wanted in kept])
+        answers = self._encode([wanted + self.prompts.end_of_turn for _, wanted in kept])
         longest, widest = self.data.answer_tokens, self.data.buckets[-1]
         built = [
             Row(np.array(prompt + answer[:longest], np.int32), len(prompt))

@@ -29,7 +29,7 @@ from localhyper.gguf_adapter import (
 )
 from localhyper.gguf_writer import Dtype
 from localhyper.library import AdapterInfo, Library, Passage, check_name, now
-from localhyper.lora import TOKENS, LoraWeights, Metric, even_ranks, recompress, scale, validate
+from localhyper.lora import LoraWeights, Metric, even_ranks, recompress, scale, validate
 from localhyper.lora_union import combine
 
 MERGE_VERSION = 1
@@ -69,6 +69,7 @@ class Merged:
         energy_kept: Share of the sum's squared norm that the rank budget left, 1.0 = all.
         full_rank: Rank of the sum before.
         digests: sha256 of each source's file.
+        values: What it writes (`AdapterMetadata.values`): what any of the sources does.
     """
 
     weights: LoraWeights
@@ -77,6 +78,7 @@ class Merged:
     energy_kept: float
     full_rank: int
     digests: tuple[str, ...]
+    values: str
 
 
 def common_fingerprint(sources: Sequence[MergeSource]) -> str:
@@ -134,7 +136,7 @@ def merge_adapters(
             check_adapter(source.path, base)
     parts = [_scaled(source) for source in sources]
     with one_thread_a_product():
-        total = combine(parts)
+        total = combine([weights for weights, _ in parts])
         full = total.rank
         if rank == 0 and full > MAX_RANK:
             raise AdapterError(f"the sum has rank {full}, a file takes {MAX_RANK}", "give a --rank")
@@ -147,15 +149,16 @@ def merge_adapters(
         result.energy_kept,
         full,
         tuple(_sha256(source.path) for source in sources),
+        next((metadata.values for _, metadata in parts if metadata.values), ""),
     )
 
 
-def _scaled(source: MergeSource) -> LoraWeights:
-    weights, _ = read_adapter(source.path)
+def _scaled(source: MergeSource) -> tuple[LoraWeights, AdapterMetadata]:
+    weights, metadata = read_adapter(source.path)
     with np.errstate(over="ignore"):
         scaled = scale(weights, source.scale)
     try:
-        return validate(scaled)
+        return validate(scaled), metadata
     except AdapterError as error:
         raise AdapterError(f"adapter `{source.name}` at {source.scale:g}: {error.message}", error.hint) from error
 
@@ -194,7 +197,7 @@ def merged_metadata(merged: Merged, sources: Sequence[MergeSource], name: str) -
         energy_kept=min(1.0, merged.energy_kept),
         made_at=now(),
         merged_from=json.dumps(origin, ensure_ascii=False),
-        values=TOKENS if any(read_metadata(source.path).values == TOKENS for source in sources) else "",
+        values=merged.values,
     )
 
 

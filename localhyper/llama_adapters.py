@@ -31,6 +31,14 @@ class FileState:
     inode: int
 
 
+@dataclass(frozen=True)
+class _Native:
+    """An adapter that llama.cpp holds, and what its file says that it writes (`AdapterMetadata.values`)."""
+
+    pointer: Any
+    values: str
+
+
 Loaded = tuple[tuple[Any, float], ...]
 
 
@@ -40,8 +48,7 @@ class AdapterCache:
     def __init__(self, model: NativeModel, info: BaseModelInfo) -> None:
         self._model = model
         self._info = info
-        self._loaded: OrderedDict[FileState, Any] = OrderedDict()
-        self._of_tokens: set[FileState] = set()
+        self._loaded: OrderedDict[FileState, _Native] = OrderedDict()
 
     def load(self, uses: Sequence[AdapterUse]) -> tuple[tuple[FileState, float], ...]:
         """Check and load every adapter; the result names them in order. Scale 0 is checked and then left out.
@@ -63,11 +70,11 @@ class AdapterCache:
 
     def native(self, states: Sequence[tuple[FileState, float]]) -> Loaded:
         """Native pointers and scales of loaded adapters."""
-        return tuple((self._loaded[state], scale) for state, scale in states)
+        return tuple((self._loaded[state].pointer, scale) for state, scale in states)
 
     def say_tokens(self, states: Sequence[tuple[FileState, float]]) -> list[bool]:
         """Of each of these loaded adapters whether it says tokens of its text."""
-        return [state in self._of_tokens for state, _ in states]
+        return [self._loaded[state].values == TOKENS for state, _ in states]
 
     def _load_one(self, path: Path) -> FileState:
         state = _file_state(path)
@@ -81,9 +88,7 @@ class AdapterCache:
         if _file_state(path) != state:  # checked one file, loaded another
             self._model.free_adapter(pointer)
             raise AdapterError(f"adapter `{path.name}` changed while it was read", "try again")
-        self._loaded[state] = pointer
-        if metadata.values == TOKENS:
-            self._of_tokens.add(state)
+        self._loaded[state] = _Native(pointer, metadata.values)
         return state
 
     def drop_unused(self, in_force: Sequence[tuple[FileState, float]]) -> None:
@@ -91,13 +96,12 @@ class AdapterCache:
         used = {state for state, _ in in_force}
         unused = [state for state in self._loaded if state not in used]
         for state in unused[: max(0, len(unused) - MAX_UNUSED)]:
-            self._model.free_adapter(self._loaded.pop(state))
-            self._of_tokens.discard(state)
+            self._model.free_adapter(self._loaded.pop(state).pointer)
 
     def close(self) -> None:
         """Free everything; no context may hold an adapter any more."""
         while self._loaded:
-            self._model.free_adapter(self._loaded.popitem()[1])
+            self._model.free_adapter(self._loaded.popitem()[1].pointer)
 
 
 def _file_state(path: Path) -> FileState:

@@ -31,13 +31,16 @@ class TokenChooser:
         token = self._sampler.next(context)
         if self._words is None or not self._words.may_begin(self._said):
             return token
-        begun, row = self._text(token), context.logits(1)[0]
-        if self._said:
-            word = self._words.without_space(self._said, begun) or self._words.respelt(row, begun) or [token]
-            first, *self._coming = word
-            return first
-        likeliest = self._words.likeliest(row, begun)  # with its space, which a reply does not show at its start
-        return token if likeliest is None else likeliest
+        begun = self._text(token)
+        bare = self._words.without_space(self._said, begun)
+        if not bare:
+            row = context.logits(1)[0]
+            if not self._said:  # the word with its space, which a reply does not show at its start
+                likeliest = self._words.likeliest(row, begun)
+                return token if likeliest is None else likeliest
+            bare = self._words.respelt(row, begun)
+        first, *self._coming = bare or [token]
+        return first
 
     def _text(self, token: int) -> str:
         return self._model.piece(token).decode("utf-8", "ignore")

@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from localhyper.config import load_config
@@ -31,7 +30,6 @@ class OneWord(Respeller):
 
     def __init__(self) -> None:
         super().__init__([], lambda text: [])
-        self.ids = np.array(WORD)
         self.rows: list[tuple[int, ...]] = []
 
     @staticmethod
