@@ -2,6 +2,7 @@
 
 Knows only the `Engine` protocol. Rule of forgetting: the history kept here is whole; a prompt holds the system message,
 the new question, and as many of the latest turns as leave room for the reply. Turns are dropped whole, oldest first.
+Where whoever chooses the adapters says so, a question is read with fewer turns, or none.
 """
 
 from __future__ import annotations
@@ -153,14 +154,15 @@ class ChatSession:
         window = self._engine.n_ctx
         wanted = min(self.sampling.max_tokens, window // 4)
         head = [ChatMessage("system", self.system)] if self.system else []
+        history = self._choice.needed(self._messages)
         start = 0
         while True:
-            prompt = [*head, *self._messages[start:], question]
+            prompt = [*head, *history[start:], question]
             used = len(self._engine.tokenize(self._engine.render(prompt), special=True))
             if window - used >= wanted:
                 self._forgotten = start
                 return prompt, min(self.sampling.max_tokens, window - used)
-            if start >= len(self._messages):
+            if start >= len(history):
                 raise ContextError(
                     f"the question takes {used} of {window} tokens and leaves no room for a reply",
                     "shorten it, or attach the text as an adapter",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from localhyper.engine import AdapterUse, Engine
+from localhyper.engine import AdapterUse, ChatMessage, Engine
 
 
 @dataclass(frozen=True)
@@ -49,17 +49,35 @@ class Choice:
         chunk: The chunk among them; None = no document was cut down to one.
         left_out: Names of the documents that are not asked because the question is about none of them; empty where
             one is asked.
+        earlier: How many of the questions before, with their replies, are read with this one; None = all.
     """
 
     uses: tuple[AdapterUse, ...]
     chunk: ChosenChunk | None = None
     left_out: tuple[str, ...] = ()
+    earlier: int | None = None
 
     def __str__(self) -> str:
         """What was chosen, for people; empty where nothing was."""
         if len(self.left_out) > 1:
             return f"about none of the {len(self.left_out)} documents"
-        return f"not about {self.left_out[0]}" if self.left_out else str(self.chunk or "")
+        if self.left_out:
+            return f"not about {self.left_out[0]}"
+        return ", ".join(filter(None, (str(self.chunk or ""), self._read_with)))
+
+    @property
+    def _read_with(self) -> str:
+        if self.earlier is None:
+            return ""
+        return "without what was said before" if not self.earlier else f"with the last {self.earlier} of what was said"
+
+    def needed(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        """What of the conversation before a question is read with it; system messages always are."""
+        if self.earlier is None:
+            return list(messages)
+        asked = [place for place, message in enumerate(messages) if message.role == "user"]
+        begin = asked[-self.earlier] if 0 < self.earlier <= len(asked) else len(messages) if not self.earlier else 0
+        return [message for place, message in enumerate(messages) if place >= begin or message.role == "system"]
 
 
 NOTHING = Choice(())

@@ -4,8 +4,8 @@ A chunk is found by what the base model makes of its tokens and the question's (
 learnt to compare them, and by the passage that shares most words with the question (BM25, as quotes are found), words
 weighed down where they are common. What a document says of itself as a whole (`overview`) is one chunk more. One
 answers, because two at once answered worse (docs/decisions/0018), and none where the question is about no document
-(docs/decisions/0021). Where there are no keys to compare and no chunk shares a word with the question, whole documents
-answer.
+(docs/decisions/0021). What was said before is read with a question that needs it (docs/decisions/0024). Where there are
+no keys to compare and no chunk shares a word with the question, whole documents answer.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from localhyper.chunk_keys import ChunkKeys, read_keys, read_question
 from localhyper.engine import AdapterUse, CaptureSpec, Engine
 from localhyper.library import AdapterInfo, Library, chunk_folder
 from localhyper.lora import FloatArray
+from localhyper.search_head import says_enough
+from localhyper.standalone import stands_alone
 
 Place = tuple[int, int]  # id of a document in the library, and number of a chunk in it
 
@@ -39,11 +41,13 @@ class _Rated:
         info: The document.
         scores: Number of a chunk to its score; without keys only of those that share a word.
         related: Whether the questions are about it; without keys nobody knows, and it counts as such.
+        by_keys: Whether keys told so.
     """
 
     info: AdapterInfo
     scores: Mapping[int, float]
     related: bool = True
+    by_keys: bool = False
 
     @property
     def best(self) -> tuple[float, int]:
@@ -55,9 +59,15 @@ class _Rated:
 class ChunkChooser:
     """The `Choose` of a library."""
 
-    def __init__(self, library: Callable[[], Library], *, only_related: bool = True) -> None:
-        """`library` is asked for when first needed; `only_related` leaves out documents that nothing is asked about."""
-        self._library, self._only_related = library, only_related
+    def __init__(self, library: Callable[[], Library], *, only_related: bool = True, standalone: bool = True) -> None:
+        """Choose from a library.
+
+        Args:
+            library: Is asked for when first needed.
+            only_related: Leave out documents that nothing is asked about.
+            standalone: Read a question that stands for itself without the conversation before it.
+        """
+        self._library, self._only_related, self._standalone = library, only_related, standalone
         self._recent: dict[tuple[str, CaptureSpec, str, Path], FloatArray] = {}
 
     def __call__(self, questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
@@ -66,15 +76,19 @@ class ChunkChooser:
         Other documents of one chunk stay as they are, if it is about them, too.
         """
         searched = self._searched(uses) if questions and uses else {}
-        rated = self._rated(questions, list(searched.values()), engine) if searched else []
+        earlier = self._earlier(questions)
+        judged = questions[-1:] if earlier == 0 else questions  # as if nothing had been asked before
+        source = questions[-1 - earlier] if earlier else ""
+        rated = self._rated(judged, source, list(searched.values()), engine) if searched else []
         asked = [one for one in rated if one.related]
         if rated and not asked:
             left_out = tuple(one.info.name for one in rated)
             return Choice(tuple(use for use in uses if use not in searched), left_out=left_out)
-        found = [(*one.best, one.info) for one in asked if one.scores]
+        found = [(*one.best, one) for one in asked if one.scores]
         if not found:
             return Choice(tuple(uses))
-        _, best, info = max(found, key=lambda one: one[0])  # of equals, the document that was named first
+        _, best, chosen = max(found, key=lambda one: one[0])  # of equals, the document that was named first
+        info = chosen.info
         file = info.chunk_path(best)
         if not file.is_file():
             logger.warning("the adapter of chunk %d of `%s` is missing: %s", best + 1, info.name, file)
@@ -88,22 +102,41 @@ class ChunkChooser:
             elif of.id == info.id:
                 kept.append(AdapterUse(file, use.scale))
         chunk = ChosenChunk(info.name, best, info.chunks) if file != info.path else None
-        return Choice(tuple(kept), chunk)
+        return Choice(tuple(kept), chunk, earlier=earlier if chosen.by_keys and len(questions) > 1 else None)
+
+    def _earlier(self, questions: Sequence[str]) -> int | None:
+        """How many questions before the last one are read with it (docs/decisions/0024); None = all.
+
+        Replies given before pull a small base model towards themselves. So a question is read by itself if it stands
+        so, and else with those before it, back to the last one that does.
+        """
+        if not self._standalone:
+            return None
+        return next((back for back, one in enumerate(reversed(questions)) if stands_alone(one)), None)
 
     def _searched(self, uses: Sequence[AdapterUse]) -> dict[AdapterUse, AdapterInfo]:
         """Those of the adapters in force whose chunks, or whose overview, have adapters of their own."""
         known = {info.path: info for info in self._library().list() if info.chunk_files}
         return {use: known[use.path] for use in uses if use.path in known and use.scale != 0}
 
-    def _rated(self, questions: Sequence[str], documents: Sequence[AdapterInfo], engine: Engine) -> list[_Rated]:
-        """All documents, by the last question, and by the one before it for less."""
+    def _rated(
+        self, questions: Sequence[str], source: str, documents: Sequence[AdapterInfo], engine: Engine
+    ) -> list[_Rated]:
+        """All documents, by the last question, and by the one before it for less.
+
+        Args:
+            questions: Of the conversation.
+            source: The one that the last goes on from, if any: it tells what a "Why?" is about.
+            documents: To rate.
+            engine: Reads the questions.
+        """
         keys = _keys(documents, engine)
         recent = list(zip(questions[:-3:-1], (1.0, EARLIER_WEIGHT), strict=False))
         words = [self._library().score_chunks(question, [info.id for info in documents]) for question, _ in recent]
         if not keys:
             return [_Rated(info, _added(words, recent, info.id)) for info in documents]
         return [
-            self._rated_by_keys(info, of_one, recent, words, engine)
+            self._rated_by_keys(info, of_one, recent, source, words, engine)
             for info, of_one in zip(documents, keys, strict=True)
         ]
 
@@ -112,6 +145,7 @@ class ChunkChooser:
         info: AdapterInfo,
         keys: ChunkKeys,
         recent: Sequence[tuple[str, float]],
+        source: str,
         words: Sequence[Mapping[Place, float]],
         engine: Engine,
     ) -> _Rated:
@@ -119,13 +153,16 @@ class ChunkChooser:
         most = 0.0
         for (question, weight), of_question in zip(recent, words, strict=True):
             hidden = self._read(question, keys, engine)
-            alone = keys.scores_of(hidden)
+            alone, of_all = keys.scores_of(hidden), keys.most_of(hidden)
             beside = [of_question.get((info.id, chunk), 0.0) for chunk in range(len(alone))]
-            total += np.float32(weight) * keys.beside_words(alone, np.array(beside, np.float32))
+            total += np.float32(weight) * keys.beside_words(alone, np.array(beside, np.float32), of_all, info.chunks)
             closest += np.float32(weight) * alone
-            most += weight * keys.most_of(hidden)
+            most += weight * of_all
+        if source and not says_enough(most):
+            hidden = self._read(source, keys, engine)
+            closest, most = closest + keys.scores_of(hidden), most + keys.most_of(hidden)
         related = not self._only_related or keys.is_related(closest, most, info.chunks)
-        return _Rated(info, {chunk: float(score) for chunk, score in enumerate(total)}, related)
+        return _Rated(info, {chunk: float(score) for chunk, score in enumerate(total)}, related, True)
 
     def _read(self, question: str, keys: ChunkKeys, engine: Engine) -> FloatArray:
         """Activations on a question; the last ones are kept, as each is read for all documents and counts once more."""

@@ -28,6 +28,7 @@ from localhyper.search_head import QuestionMap, is_related, max_sim
 
 VERSION = 1
 QUESTION_FILE = "question.npz"
+OVERVIEW_LEAD = 0.03  # mean cosine that an overview must have above all chunks; docs/decisions/0020 has what chose it
 MOST_QUESTION_TOKENS = 128  # of a longer question, the last ones: what is asked comes after what is told
 _ARRAYS = ("mean", "keys", "weight", "scalars")
 logger = logging.getLogger(__name__)
@@ -138,9 +139,21 @@ class ChunkKeys:
         parts = ((scores[:chunks], int(of_text)), (scores[chunks:], len(self.keys) - int(of_text)))
         return any(is_related(float(part.max()), most, tokens) for part, tokens in parts if len(part))
 
-    def beside_words(self, scores: FloatArray, words: FloatArray) -> FloatArray:
-        """What chooses: `scores` and the BM25 of each chunk, both float32 [chunks], together."""
-        return scores + np.float32(self.question.words) * words
+    def beside_words(self, scores: FloatArray, words: FloatArray, most: float, chunks: int) -> FloatArray:
+        """What chooses: `scores` and the BM25 of each chunk, both float32 [chunks], together.
+
+        The overview has words of the text, all of its first sentence where there is no title. So it must come closer
+        than the chunk that has them, too.
+
+        Args:
+            scores: Of the chunks and, where there is one, of the overview after them.
+            words: Likewise.
+            most: What a chunk would score that has every token of the question.
+            chunks: How many there are, without the overview.
+        """
+        together: FloatArray = scores + np.float32(self.question.words) * words
+        together[chunks:] -= np.float32(OVERVIEW_LEAD * most)
+        return together
 
 
 def read_question(text: str, engine: Engine, capture: CaptureSpec, prefix: str) -> FloatArray:

@@ -70,6 +70,9 @@ class AdapterSettings:
     )
     choose_chunk: bool = setting(True, "whether a long document answers by the chunk that a question is about")
     only_related: bool = setting(True, "whether a question about none of the documents is answered without them")
+    standalone: bool = setting(
+        True, "whether a question about a document that stands for itself is read without the conversation before it"
+    )
     dtype: str = setting("f16", "number format of adapter files", choices=("f16", "f32", "q8_0"))
 
 

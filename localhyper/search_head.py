@@ -66,7 +66,12 @@ def is_related(best: float, most: float, tokens: int) -> bool:
         tokens: Of all the document's chunks.
     """
     least = UNRELATED + UNRELATED_PER_DOUBLING * math.log2(max(1.0, tokens / 256))
-    return most < LEAST_SAID or best >= least * most
+    return not says_enough(most) or best >= least * most
+
+
+def says_enough(most: float) -> bool:
+    """Whether a question has words enough to tell what it is about."""
+    return most >= LEAST_SAID
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,8 @@ class Workbench:
 
         if not self.config.adapter.choose_chunk:
             return whole
-        return ChunkChooser(lambda: self.library, only_related=self.config.adapter.only_related)
+        settings = self.config.adapter
+        return ChunkChooser(lambda: self.library, only_related=settings.only_related, standalone=settings.standalone)
 
     def options(self, name: str = "", rank: int | None = None) -> AttachOptions:
         """How adapters are made, as set; `rank` None = as set."""

@@ -241,9 +241,9 @@ class _Searcher:
         if keys is None:
             return found, False
         hidden = read_question(question, self._engine, keys.capture, keys.prefix)
-        alone = keys.scores_of(hidden)
-        found |= {"keys": alone, "both": keys.beside_words(alone, words)}
-        return found, not keys.is_related(alone, keys.most_of(hidden), stored.chunks)
+        alone, most = keys.scores_of(hidden), keys.most_of(hidden)
+        found |= {"keys": alone, "both": keys.beside_words(alone, words, most, stored.chunks)}
+        return found, not keys.is_related(alone, most, stored.chunks)
 
 
 def _best_rank(scores: FloatArray, holding: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:

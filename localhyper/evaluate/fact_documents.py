@@ -47,7 +47,7 @@ class FactDocuments:
         facts = make_facts(rng, "test", self._facts, digits=self._digits)
         statements, depths = [fact.statement for fact in facts], [rng.random() for _ in facts]
         filler = self._filler(rng.randrange(len(self._sentences)), self._tokens - self._count(" ".join(statements)))
-        while self._count(text := _insert(filler, statements, depths)) > self._tokens:
+        while self._count(text := insert(filler, statements, depths)) > self._tokens:
             if not filler:
                 raise ConfigError(f"documents of {self._tokens} tokens cannot hold {self._facts} facts")
             filler.pop()  # sentences may have more tokens joined than alone
@@ -68,8 +68,8 @@ class FactDocuments:
         return len(self._tokenize(text))
 
 
-def _insert(filler: Sequence[str], statements: Sequence[str], depths: Sequence[float]) -> str:
-    """Each statement after its share of the filler, which keeps its order."""
+def insert(filler: Sequence[str], statements: Sequence[str], depths: Sequence[float]) -> str:
+    """Filler sentences in their order, each statement after its share of them (0 to 1)."""
     places = [((place + 1) / (len(filler) + 1), sentence) for place, sentence in enumerate(filler)]
     everything = sorted([*zip(depths, statements, strict=True), *places], key=lambda pair: pair[0])
     return " ".join(sentence for _, sentence in everything)

@@ -68,12 +68,19 @@ def reason_for_clients(stats: GenerationStats) -> str:
 
 
 def answered_by(chosen: Choice) -> dict[str, object]:
-    """A field of ours, which OpenAI's clients pass on: what answers of a document (0 = overview), or is left out."""
-    chunk = chosen.chunk
-    if chunk is None:
-        return {"localhyper": {"left_out": list(chosen.left_out)}} if chosen.left_out else {}
-    number = 0 if chunk.is_overview else chunk.chunk + 1
-    return {"localhyper": {"adapter": chunk.name, "chunk": number, "chunks": chunk.chunks}}
+    """A field of ours, which OpenAI's clients pass on: what answers of a document (0 = overview), or is left out.
+
+    And how many earlier questions were read with the last one, where that is told.
+    """
+    told: dict[str, object] = {}
+    if chosen.left_out:
+        told["left_out"] = list(chosen.left_out)
+    if (chunk := chosen.chunk) is not None:
+        number = 0 if chunk.is_overview else chunk.chunk + 1
+        told |= {"adapter": chunk.name, "chunk": number, "chunks": chunk.chunks}
+    if chosen.earlier is not None:
+        told["earlier"] = chosen.earlier
+    return {"localhyper": told} if told else {}
 
 
 def usage(stats: GenerationStats) -> dict[str, object]:

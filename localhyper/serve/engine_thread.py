@@ -190,12 +190,14 @@ class EngineThread:
             ticket.post(stopping())
             return
         engine = self._prepared(ticket)
+        *before, last = ticket.messages
+        messages = [*ticket.chosen.needed(before), last]
         try:
-            engine.render(ticket.messages)
+            engine.render(messages)
         except ModelError as error:
             raise ApiError(400, error.message, code="invalid_value", param="messages") from error
         try:
-            pieces = engine.generate(ticket.messages, ticket.sampling, cancel=ticket.cancel)
+            pieces = engine.generate(messages, ticket.sampling, cancel=ticket.cancel)
         except ContextError as error:
             message = f"{error.message}; {error.hint}"
             raise ApiError(400, message, code="context_length_exceeded", param="messages") from error

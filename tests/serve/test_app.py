@@ -129,6 +129,27 @@ async def test_of_a_long_document_the_chunk_that_is_asked_about_answers_and_is_n
 
 
 @pytest.mark.parametrize("stream", [False, True])
+async def test_a_question_is_read_with_what_it_needs_of_the_conversation_and_the_reply_says_so(stream: bool) -> None:
+    def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
+        return Choice(tuple(uses), earlier=0)
+
+    with scripted(choose=choose) as server:
+        messages = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Who?"},
+            {"role": "assistant", "content": "Ada."},
+            {"role": "user", "content": "When did it open?"},
+        ]
+        request = {"model": "tiny+rules", "messages": messages, "stream": stream}
+        reply = await server.client().post("/v1/chat/completions", json=request)
+        assert reply.status_code == 200
+        told = [part for part in (events_of(reply) if stream else [reply.json()]) if "localhyper" in part]
+        assert [part["localhyper"] for part in told] == [{"earlier": 0}]
+        assert "Be brief." in server.engine.prompts[-1] and "When did it open?" in server.engine.prompts[-1]
+        assert "Ada." not in server.engine.prompts[-1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
 async def test_a_document_that_a_question_is_not_about_is_named_as_left_out(stream: bool) -> None:
     def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
         return Choice((), left_out=("rules",))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from localhyper.chat import ChatSession
+from localhyper.chunk_choice import Choice, ChosenChunk
 from localhyper.engine import AdapterUse, ChatMessage, Engine, Sampling
 from localhyper.errors import AdapterError, ContextError
 from localhyper.progress import CancelToken
@@ -144,3 +146,38 @@ def test_a_refused_adapter_leaves_the_conversation_with_the_old_ones() -> None:
     with pytest.raises(AdapterError):
         session.use([AdapterUse(Path("bad.gguf"))])
     assert session.adapters == (AdapterUse(Path("good.gguf")),)
+
+
+def test_a_question_is_read_with_as_much_of_the_conversation_as_it_needs() -> None:
+    needs: dict[str, int | None] = {"all": None, "none": 0, "one": 1, "more than there are": 9}
+
+    def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
+        return Choice((), earlier=needs.get(questions[-1]))
+
+    engine = FakeEngine(["r1", "r2", "r3", "r4", "r5", "r6"])
+    session = ChatSession(engine, system="S", choose=choose)
+    for text in ("first", "second", *needs):
+        read(session.ask(text))
+    turn = "<|im_start|>{}\n{}<|im_end|>\n"
+    last = [prompt.removeprefix(turn.format("system", "S")) for prompt in engine.prompts[2:]]
+    assert "first" in last[0] and "r2" in last[0]
+    assert last[1] == turn.format("user", "none") + "<|im_start|>assistant\n"
+    assert last[2].startswith(turn.format("user", "none") + turn.format("assistant", "r4"))
+    assert "first" in last[3] and "r5" in last[3]
+    assert len(session.messages) == 12 and session.forgotten == 0, "the conversation itself is kept whole"
+
+
+def test_what_was_chosen_is_told() -> None:
+    chunk = ChosenChunk("rules", 1, 3)
+    assert str(Choice((), chunk)) == "chunk 2 of 3 of rules"
+    assert str(Choice((), chunk, earlier=0)) == "chunk 2 of 3 of rules, without what was said before"
+    assert str(Choice((), earlier=2)) == "with the last 2 of what was said"
+    assert str(Choice((), left_out=("rules",))) == "not about rules" and not str(Choice(()))
+
+
+def test_system_messages_are_read_with_every_question() -> None:
+    talk = [ChatMessage(role, f"{role} {n}") for n in range(2) for role in ("system", "user", "assistant")]
+    assert Choice(()).needed(talk) == talk
+    assert [message.content for message in Choice((), earlier=0).needed(talk)] == ["system 0", "system 1"]
+    kept = [message.content for message in Choice((), earlier=1).needed(talk)]
+    assert kept == ["system 0", "system 1", "user 1", "assistant 1"]

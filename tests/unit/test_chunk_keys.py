@@ -413,3 +413,48 @@ def test_a_general_question_is_about_the_document_and_a_follow_up_about_what_cam
     fitting = "x1 x2 x3 x4 x5 x6 x7 x8"
     assert not choose([fitting, far], uses, engine).left_out, "one strange word, after eight that fit"
     assert choose([fitting, " ".join([far] * 80)], uses, engine).left_out == (info.name,), "a new question"
+
+
+@pytest.mark.usefixtures("strict")
+def test_a_question_that_stands_for_itself_is_read_without_what_was_said_before(
+    library: Library, attached: tuple[AdapterInfo, ScriptedEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localhyper.chunk_chooser.stands_alone", lambda question: "it" not in question.split())
+    info, engine = attached
+    choose, uses = ChunkChooser(lambda: library), [AdapterUse(info.path)]
+    assert choose(["x3 x5"], uses, engine).earlier is None, "nothing was said before"
+    assert choose(["x3 x5", "y3 y5"], uses, engine).earlier == 0
+    monkeypatch.setattr("localhyper.search_head.UNRELATED", 0.5)
+    assert choose(["x3", "y3 y5", "it y5"], uses, engine).earlier == 1, "back to the last one that stands for itself"
+    assert choose(["x3", "y3 y5", "it y5", "it y6"], uses, engine).earlier == 2
+    assert choose(["it y5", "it y6"], uses, engine).earlier is None, "all of it, as none does"
+    monkeypatch.setattr("localhyper.search_head.UNRELATED", 0.93)
+    monkeypatch.setattr("localhyper.search_head.LEAST_SAID", 9.0)  # more than two words have
+    assert choose(["y3 y5 y7 y9", "it"], uses, engine).earlier == 1
+    keys = read_keys(chunk_folder(info.path), 5)
+    assert keys is not None
+
+    def closeness(word: str) -> float:
+        return float(keys.scores(word, engine).max())
+
+    far = sorted((f"strange{n}" for n in range(40)), key=closeness)[:6]
+    of_other = choose([" ".join(far), "it"], uses, engine)
+    assert of_other.left_out == (info.name,), "what goes on from a question is about what that one was about"
+    monkeypatch.setattr("localhyper.search_head.LEAST_SAID", 0.0)
+    monkeypatch.setattr("localhyper.search_head.UNRELATED", 0.999)
+    assert choose(["x3", "strange other"], uses, engine).left_out == (info.name,)
+    assert choose(["x3", "strange other"], uses, engine).earlier is None, "about something else: as ever"
+    assert ChunkChooser(lambda: library, standalone=False)(["x3 x5", "y3 y5"], uses, engine).earlier is None
+    (chunk_folder(info.path) / QUESTION_FILE).unlink()
+    assert choose(["x3 x5", "y3 y5"], uses, engine).earlier is None, "nobody knows what it is about"
+
+
+def test_an_overview_must_come_closer_than_the_chunks(attached: tuple[AdapterInfo, ScriptedEngine]) -> None:
+    info, _ = attached
+    keys = read_keys(chunk_folder(info.path), 5)
+    assert keys is not None
+    words = np.zeros(5, np.float32)
+    for ahead, first in ((0.02, 1), (0.04, 4)):
+        scores = np.array([0, 10, 0, 0, 10 + 100 * ahead], np.float32)
+        assert keys.beside_words(scores, words, most=100.0, chunks=4).argmax() == first
+        assert scores[4] == np.float32(10 + 100 * ahead), "scores themselves stay"
