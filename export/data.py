@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from localhyper.errors import ConfigError
 from localhyper.evaluate.facts import Fact, Split, make_facts
 from localhyper.export.cloze import clozes
+from localhyper.export.crossed_facts import make_crossed_facts
 from localhyper.export.relations import make_relations
 from localhyper.export.texts import Corpus, Example, Pair
 
@@ -34,6 +35,8 @@ class Mixture:
         reading: Share of documents of the reading sets.
         continuation: Share of plain passages that are to be continued.
         about: Share of passages that are asked about in general (`localhyper.export.own_summaries`).
+        crossed: Share of documents with invented facts that share names and attributes
+            (`localhyper.export.crossed_facts`).
         gaps: Share of plain passages whose sentences are asked for with a gap (`localhyper.export.cloze`).
         most_facts: Largest number of facts in one document; it grows with `facts_ramp`.
         facts_ramp: Documents' fact count is capped at 1 + step // facts_ramp (curriculum 1 → most_facts).
@@ -45,6 +48,7 @@ class Mixture:
     relations: float = 0.0
     gaps: float = 0.0
     about: float = 0.0
+    crossed: float = 0.0
     most_facts: int = 6
     facts_ramp: int = 40
 
@@ -64,6 +68,7 @@ class Mixture:
             "relations": self.relations,
             "gaps": self.gaps,
             "about": self.about,
+            "crossed": self.crossed,
         }
 
     def draw(self, rng: random.Random) -> str:
@@ -102,13 +107,18 @@ class ExampleMaker:
         """A document of invented facts of many forms."""
         return self._planted(rng, "relations", make_relations(rng, self.split, rng.randint(1, most)))
 
+    def crossed(self, rng: random.Random, most: int) -> Example:
+        """A document of invented facts that share names and attributes."""
+        return self._planted(rng, "crossed", make_crossed_facts(rng, self.split, most))
+
     def _planted(self, rng: random.Random, kind: str, facts: Sequence[Fact]) -> Example:
         """A document with facts at random places in real filler."""
-        used = self.count(" ".join(fact.statement for fact in facts)) + len(facts)
+        statements = list(dict.fromkeys(fact.statement for fact in facts))  # some facts share one
+        used = self.count(" ".join(statements)) + len(statements)
         room = self.max_tokens - used - 4
         sentences = self.filler(rng, int(room * rng.random())) if rng.random() < 0.85 else []
-        for fact in facts:
-            sentences.insert(rng.randint(0, len(sentences)), fact.statement)
+        for statement in statements:
+            sentences.insert(rng.randint(0, len(sentences)), statement)
         pairs = tuple(Pair(fact.question, fact.answer, fact.value) for fact in facts)
         return Example(kind, ("\n" if rng.random() < LINES else " ").join(sentences), pairs)
 
@@ -170,6 +180,8 @@ class ExampleMaker:
             return self.facts(rng, most)
         if kind == "relations":
             return self.relations(rng, most)
+        if kind == "crossed":
+            return self.crossed(rng, most)
         if kind == "gaps":
             return self.gaps(rng)
         if kind == "about":

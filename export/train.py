@@ -66,6 +66,7 @@ PROBED = {  # documents of up to four facts
     "relations": Mixture(facts=0, reading=0, continuation=0, relations=1, most_facts=4, facts_ramp=1),
     "reading": Mixture(facts=0, reading=1, continuation=0),
     "about": Mixture(facts=0, reading=0, continuation=0, about=1),
+    "crossed": Mixture(facts=0, reading=0, continuation=0, crossed=1, most_facts=4, facts_ramp=1),
 }
 
 
@@ -242,8 +243,9 @@ class Run(TrainingLoop):
         row["facts"], row["reading"] = self._probe("facts", count), self._probe("reading", 2 * count)
         if self.recipe.mixture.relations:
             row["relations"] = self._probe("relations", count)
-        if self.recipe.mixture.about:
-            row["about"] = self._probe("about", count)
+        for kind, share in (("about", self.recipe.mixture.about), ("crossed", self.recipe.mixture.crossed)):
+            if share:
+                row[kind] = self._probe(kind, count)
         if self.recipe.run.max_chunks > 1:
             row["facts_many_chunks"] = self._probe("facts", 1, self.recipe.run.max_chunks - 1)
         if self.held_run is not None:

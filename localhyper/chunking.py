@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -106,6 +106,37 @@ def split_document(
             cancel.check()
         spans.extend(cutter.spans(start, end, worth))
     return cutter.chunks(spans)
+
+
+def smaller_chunks(
+    chunks: Sequence[Chunk],
+    document: Document,
+    tokenize: Tokenize,
+    detokenize: Detokenize,
+    max_tokens: int,
+    *,
+    cancel: CancelToken | None = None,
+) -> list[list[Chunk]]:
+    """Each of a document's chunks in smaller ones, numbered through; their texts joined are the chunk's text.
+
+    Raises:
+        As `split_document`.
+    """
+    cut: list[list[Chunk]] = []
+    number = 0
+    for chunk in chunks:
+        part = replace(document, text=chunk.text)
+        found = split_document(part, tokenize, detokenize, max_tokens, cancel=cancel)
+        parts = [one for one in found if len(one.token_ids)] or [chunk]
+        at = chunk.start
+        cut.append(
+            [
+                replace(one, index=number + place, start=at + one.start, end=at + one.end)
+                for place, one in enumerate(parts)
+            ]
+        )
+        number += len(parts)
+    return cut
 
 
 def first_tokens(text: str, tokenize: Tokenize, max_tokens: int) -> tuple[NDArray[np.int32], bool]:

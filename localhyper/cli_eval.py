@@ -94,8 +94,9 @@ def squad(
     with open_workbench(base, hypernet) as bench, stop_on_signals(token):
         with ProgressView() as view:
             made = bench.options(rank=rank)
+            chunks = (made.chunk_rank, made.chunk_tokens)
             options = SquadOptions(
-                data, limit, seed, generate, made.rank, max_tokens, documents, context_tokens, chosen, made.chunk_rank
+                data, limit, seed, generate, made.rank, max_tokens, documents, context_tokens, chosen, *chunks
             )
             result = run(options, bench.engine(view), bench.hypernetwork(view), view, token)
         show_result(result, report, cases_file, as_json)
@@ -135,7 +136,8 @@ def needle(
     with open_workbench(base, hypernet) as bench, stop_on_signals(token):
         with ProgressView() as view:
             made = bench.options(rank=rank)
-            options = NeedleOptions(tokens, limit, kind, data, seed, made.rank, max_tokens, chosen, made.chunk_rank)
+            chunks = (made.chunk_rank, made.chunk_tokens)
+            options = NeedleOptions(tokens, limit, kind, data, seed, made.rank, max_tokens, chosen, *chunks)
             result = run(options, bench.engine(view), bench.hypernetwork(view), view, token)
         show_result(result, report, cases_file, as_json)
 

@@ -116,7 +116,7 @@ def chunks(
     token = CancelToken()
     with open_workbench(base, hypernet) as bench, stop_on_signals(token):
         with ProgressView() as view:
-            options = ChunkOptions(data, limit, documents, joined, seed)
+            options = ChunkOptions(data, limit, documents, joined, seed, bench.config.adapter.chunk_tokens)
             result = run(options, bench.engine(view), bench.hypernetwork(view), view, token)
         show_result(result, report_chunks, cases_file, as_json)
 

@@ -22,15 +22,15 @@ import numpy as np
 from localhyper.bundle import BundleInfo, check_base
 from localhyper.checkpoint import Checkpoint, CheckpointFile
 from localhyper.chunk_adapters import ChunkWriter
-from localhyper.chunking import Chunk, first_tokens, split_document
+from localhyper.chunking import Chunk, first_tokens, smaller_chunks, split_document
 from localhyper.config import AdapterSettings
 from localhyper.document_sum import DocumentSum
 from localhyper.engine import Activations, BaseModelInfo, Engine, TokenArray
-from localhyper.errors import LibraryError, LocalHyperError, SourceError
+from localhyper.errors import ConfigError, LibraryError, LocalHyperError, SourceError
 from localhyper.gguf_writer import Dtype
 from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library, Passage, check_name, chunk_folder
-from localhyper.lora import Recompressed
+from localhyper.lora import LoraWeights, Recompressed
 from localhyper.new_adapter import Origin, new_adapter, store_adapter
 from localhyper.overview import overview_chunk
 from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_progress
@@ -38,6 +38,7 @@ from localhyper.sources.document import Document
 
 DEFAULT_RANK = AdapterSettings().rank_budget
 DEFAULT_CHUNK_RANK = AdapterSettings().chunk_rank
+SMALLEST_CHUNK = 16  # tokens
 UNLIMITED_RANK = 1 << 14  # most an adapter file may have
 KEY_VERSION = 5  # raise it when the same inputs would give another adapter
 CHECKPOINT_SECONDS = 2.0
@@ -57,6 +58,8 @@ class AttachOptions:
         dtype: Number format of the file.
         cache_dir: Where checkpoints go; None = a stopped run starts over.
         chunk_rank: Rank budget of the adapters of single chunks, where there are several; 0 = none are made.
+        chunk_tokens: Most tokens of a chunk with an adapter of its own; 0 = as many as the hypernetwork takes. The
+            document's adapter is made of chunks as large as that, whatever this says.
     """
 
     rank: int = DEFAULT_RANK
@@ -64,6 +67,15 @@ class AttachOptions:
     dtype: Dtype = "f16"
     cache_dir: Path | None = None
     chunk_rank: int = DEFAULT_CHUNK_RANK
+    chunk_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        """Chunks of a few tokens hold no sentence."""
+        if 0 < self.chunk_tokens < SMALLEST_CHUNK:
+            raise ConfigError(
+                f"`adapter.chunk_tokens` is {self.chunk_tokens}, wanted 0 or at least {SMALLEST_CHUNK}",
+                "0 = as many as the hypernetwork takes",
+            )
 
 
 @dataclass(frozen=True)
@@ -76,18 +88,22 @@ class AttachResult:
         resumed_chunks: Chunks that an earlier, stopped run had finished.
         timings: Seconds per stage: `chunk`, `encode`, `generate`, `merge`, `chunk_adapters`, `write`
             (of a task that is read as a vector: `embed`, `generate`, `write`); empty when reused.
+        read_chunks: Chunks, as large as the hypernetwork takes, that this run read.
     """
 
     adapter: AdapterInfo
     reused: bool
     resumed_chunks: int = 0
     timings: dict[str, float] = field(default_factory=dict)
+    read_chunks: int = 0
 
 
 def adapter_key(document: Document, base: BaseModelInfo, bundle: BundleInfo, options: AttachOptions) -> str:
     """Hex digest over all that decides an adapter: text, base (any quantization), hypernetwork, ranks, format."""
     parts = [KEY_VERSION, document.sha256, base.fingerprint, bundle.sha256]
     parts += [options.rank, options.chunk_rank, options.dtype]
+    if options.chunk_tokens:  # left out where it says nothing, so that adapters made before it was there are found
+        parts.append(options.chunk_tokens)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -148,7 +164,7 @@ def attach_document(
         run.abandon()
         raise
     run.clean()
-    return AttachResult(adapter, reused=False, resumed_chunks=resumed, timings=run.told_timings)
+    return AttachResult(adapter, False, resumed, run.told_timings, read_chunks=len(chunks) - resumed)
 
 
 class _Attach:
@@ -174,6 +190,7 @@ class _Attach:
         self._beside_files = 0
         self._in_sum = 1
         self._said: Chunk | None = None
+        self._asked: list[list[Chunk]] = []  # of each chunk of the sum, those that are chosen from
         self.timings = dict.fromkeys(("chunk", "encode", "generate", "merge", "chunk_adapters", "write"), 0.0)
 
     @property
@@ -213,20 +230,37 @@ class _Attach:
             self._makes = self._hypernetwork.alone
             self._sum = DocumentSum(self._makes, self._rank)
         rank = self._options.chunk_rank
+        self._asked = self._cut(chunks)
         if rank or not single:
             self._said = self._overview(len(chunks))
         parts = [*chunks, self._said] if self._said is not None else chunks
         # The sum of a single chunk is the chunk: it has all there is to know, and the overview lies beside it.
         self._in_sum = 1 if single else len(parts)
-        if rank and len(parts) > 1:
+        files = self.asked_chunks + int(self._said is not None)
+        if rank and files > 1:
             folder, alone = self._library.unfinished_folder(work), self._hypernetwork.alone
-            self._beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, int(single))
-            self._beside_files = len(parts)
+            first = int(self.asked_chunks == 1)
+            self._beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, first)
+            self._beside_files = files
         if self._options.cache_dir is not None:
             self._checkpoint = CheckpointFile(self._options.cache_dir, work)
         done = self._resumed(len(chunks))
         self._each_part(parts, done)
         return done
+
+    @property
+    def asked_chunks(self) -> int:
+        """How many chunks there are to choose from."""
+        return sum(map(len, self._asked))
+
+    def _cut(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
+        """The chunks that get adapters of their own, by the chunk of the sum that they are part of."""
+        most, info = self._options.chunk_tokens, self._hypernetwork.info
+        if not most or most >= info.chunk_tokens or not self._options.chunk_rank or info.kind == "task":
+            return [[chunk] for chunk in chunks]
+        tokenize, detokenize = self._engine.tokenize, self._engine.detokenize
+        with self._timed("chunk"):
+            return smaller_chunks(chunks, self._document, tokenize, detokenize, most, cancel=self._cancel)
 
     def _overview(self, chunks: int) -> Chunk | None:
         """What the document says of itself, as a chunk after its last; None where nothing could choose it."""
@@ -239,7 +273,7 @@ class _Attach:
         before = self._checkpoint.load() if self._checkpoint is not None else None
         if before is None or not 0 < before.done <= chunks:
             return 0
-        if self._beside is not None and not self._beside.has(before.done):
+        if self._beside is not None and not self._beside.has(sum(map(len, self._asked[: before.done]))):
             return 0
         self._sum.restore(before.state, before.moments)
         return before.done
@@ -277,13 +311,21 @@ class _Attach:
         with self._timed("generate"):
             weights = self._makes.generate(activations, self._in_sum)
         if self._beside is not None:  # first: a chunk that is in the sum has its own adapter, too
-            with self._timed("chunk_adapters"):
-                same = self._beside.hypernetwork is self._makes and not self._makes.reads_count
-                alone = weights if same else self._beside.hypernetwork.generate(activations, 1)
-                self._beside.write(part, alone, activations, "overview" if part is self._said else "")
+            self._write_beside(self._beside, part, weights, activations)
         if part.index < self._in_sum:
             with self._timed("merge"):
                 self._sum.add(weights, activations)
+
+    def _write_beside(self, beside: ChunkWriter, part: Chunk, weights: LoraWeights, activations: Activations) -> None:
+        """The adapter of a chunk of the sum, or those of the smaller ones it is cut into; that of the overview."""
+        said = part is self._said
+        asked = [replace(part, index=self.asked_chunks)] if said else self._asked[part.index]
+        for chunk in asked:
+            read = activations if len(asked) == 1 else self._encode(chunk)
+            with self._timed("chunk_adapters"):
+                same = read is activations and beside.hypernetwork is self._makes and not self._makes.reads_count
+                alone = weights if same else beside.hypernetwork.generate(read, 1)
+                beside.write(chunk, alone, read, "overview" if said else "")
 
     def merge(self) -> Recompressed:
         """The bias appended once, recompressed to the budget."""
@@ -314,13 +356,18 @@ class _Attach:
                 self._options.name,
                 result,
                 tokens=sum(len(chunk.token_ids) for chunk in chunks),
-                chunks=len(chunks),
+                chunks=self.asked_chunks,
             )
             if self._beside is not None:
                 size = self._beside.move_to(chunk_folder(info.path), self._beside_files)
                 info = replace(info, chunk_files=self._beside_files, chunk_bytes=size)
             stored = store_adapter(
-                self._library, info, result.weights, origin, self._options.dtype, passages_of(chunks)
+                self._library,
+                info,
+                result.weights,
+                origin,
+                self._options.dtype,
+                passages_of([chunk for asked in self._asked for chunk in asked]),
             )
             if stored.path != info.path:  # the other one was first after all
                 shutil.rmtree(chunk_folder(info.path), ignore_errors=True)
@@ -341,6 +388,8 @@ class _Attach:
         """Hex digest over all that decides what is computed."""
         info = self._hypernetwork.info
         how = [KEY_VERSION, info.sha256, info.base_fingerprint, self._rank, self._options.chunk_rank]
+        if self._options.chunk_tokens:
+            how.append(self._options.chunk_tokens)
         digest = hashlib.sha256(json.dumps(how).encode())
         for chunk in chunks:
             digest.update(len(chunk.token_ids).to_bytes(8, "little"))

@@ -183,7 +183,9 @@ class Workbench:
         settings = self.config.adapter
         dtype = cast("Dtype", settings.dtype)
         wanted = settings.rank_budget if rank is None else rank
-        return AttachOptions(wanted, name, dtype, self.paths.chunk_cache_dir, settings.chunk_rank)
+        return AttachOptions(
+            wanted, name, dtype, self.paths.chunk_cache_dir, settings.chunk_rank, settings.chunk_tokens
+        )
 
     def read(
         self,
@@ -339,7 +341,7 @@ class Workbench:
     def _remember_time(self, result: AttachResult) -> None:
         """So that the next attach can be told beforehand how long it takes."""
         adapter = result.adapter
-        chunks, seconds = adapter.chunks - result.resumed_chunks, sum(result.timings.values())
+        chunks, seconds = result.read_chunks, sum(result.timings.values())
         times = AttachTimes(self.library.database)
         times.record(adapter.base_fingerprint, adapter.hypernet_sha256, chunks, seconds)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
-from localhyper.chunking import Chunk, split_document
+from localhyper.chunking import Chunk, smaller_chunks, split_document
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.choice_set import packaged_lines
@@ -46,6 +46,7 @@ class ChunkOptions:
         documents: Documents drawn first; 0 = all.
         joined: Contexts of one title become one document.
         seed: Seed of the draw.
+        chunk_tokens: Most tokens of a chunk; 0 = as many as the hypernetwork takes.
     """
 
     data: Path
@@ -53,6 +54,7 @@ class ChunkOptions:
     documents: int = 0
     joined: bool = False
     seed: int = 0
+    chunk_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def run(
     )
     reporter, cases, left_out = Reporter(progress, len(passages)), [], 0
     with tempfile.TemporaryDirectory(prefix="localhyper-eval-") as folder:
-        searcher = _Searcher(engine, hypernetwork, library_in(Path(folder)), cancel)
+        searcher = _Searcher(engine, hypernetwork, library_in(Path(folder)), cancel, options.chunk_tokens)
         for number, passage in enumerate(passages):
             reporter.report(number, passage.title or f"document {number + 1}")
             found = list(searcher.cases(passage, f"{number}"))
@@ -183,17 +185,23 @@ def joined(passages: Sequence[Passage]) -> list[Passage]:
 class _Searcher:
     """Puts questions to one document after the other."""
 
-    def __init__(self, engine: Engine, hypernetwork: Hypernetwork, library: Library, cancel: CancelToken) -> None:
+    def __init__(
+        self, engine: Engine, hypernetwork: Hypernetwork, library: Library, cancel: CancelToken, chunk_tokens: int
+    ) -> None:
         self._engine, self._library, self._cancel = engine, library, cancel
+        most = hypernetwork.info.chunk_tokens
+        self._chunk_tokens = min(chunk_tokens or most, most)
         self._network, self._head = hypernetwork, hypernetwork.alone.search_head()
         self._general = packaged_lines("general.txt")
 
     def cases(self, passage: Passage, name: str) -> Iterator[ChunkCase]:
         """All questions in all columns; none where the document is a single chunk."""
-        document, info = make_document(passage.title, passage.text), self._network.info
-        chunks = split_document(
-            document, self._engine.tokenize, self._engine.detokenize, info.chunk_tokens, cancel=self._cancel
-        )
+        document = make_document(passage.title, passage.text)
+        tokenize, detokenize, most = self._engine.tokenize, self._engine.detokenize, self._network.info.chunk_tokens
+        chunks = split_document(document, tokenize, detokenize, most, cancel=self._cancel)
+        if self._chunk_tokens < most:
+            smaller = smaller_chunks(chunks, document, tokenize, detokenize, self._chunk_tokens, cancel=self._cancel)
+            chunks = [chunk for asked in smaller for chunk in asked]
         if len(chunks) < 2:
             return
         stored = self._library.add(_row(self._library, name, len(chunks)), passages_of(chunks))

@@ -118,14 +118,19 @@ def library_in(folder: Path) -> Library:
 
 
 def attach_maker(
-    engine: Engine, hypernetwork: Hypernetwork, rank: int, cancel: CancelToken, chunk_rank: int = 0
+    engine: Engine,
+    hypernetwork: Hypernetwork,
+    rank: int,
+    cancel: CancelToken,
+    chunk_rank: int = 0,
+    chunk_tokens: int = 0,
 ) -> MakeAdapter:
     """Makes adapters exactly as `localhyper attach` does, each in a library of its own under the folder it is given."""
     from localhyper.pipeline import AttachOptions, attach_document
 
     def make(document: Document, folder: Path) -> Path:
         library = library_in(folder)
-        options = AttachOptions(rank=rank, name="evaluated", chunk_rank=chunk_rank)
+        options = AttachOptions(rank=rank, name="evaluated", chunk_rank=chunk_rank, chunk_tokens=chunk_tokens)
         return attach_document(document, engine, hypernetwork, library, options, cancel=cancel).adapter.path
 
     return make

@@ -65,6 +65,7 @@ class Setup:
         cancel: Stops between tokens.
         make_adapter: Document and folder to adapter file; None = as `localhyper attach` does.
         chunk_rank: Rank budget of the adapters of long documents' chunks; 0 = they get none.
+        chunk_tokens: Most tokens of a chunk; 0 = as many as the hypernetwork takes.
     """
 
     engine: Engine
@@ -76,6 +77,7 @@ class Setup:
     cancel: CancelToken | None = None
     make_adapter: MakeAdapter | None = None
     chunk_rank: int = 0
+    chunk_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ def measure(setup: Setup, subjects: Items[Subject], ask: Callable[[Place], Itera
     """
     cancel = setup.cancel or CancelToken()
     chunk_rank = setup.chunk_rank if {"adapter", "shuffled"} & set(setup.columns) else 0  # `whole` needs none
-    make = setup.make_adapter or attach_maker(setup.engine, setup.hypernetwork, setup.rank, cancel, chunk_rank)
+    make = setup.make_adapter or attach_maker(
+        setup.engine, setup.hypernetwork, setup.rank, cancel, chunk_rank, setup.chunk_tokens
+    )
     before = setup.engine.adapters
     try:
         with tempfile.TemporaryDirectory(prefix="localhyper-eval-") as folder:

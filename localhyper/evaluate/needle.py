@@ -49,6 +49,7 @@ class NeedleOptions:
         max_tokens: Longest reply.
         columns: Columns to measure.
         chunk_rank: Rank budget of the adapters of a long document's chunks; 0 = it answers as a whole.
+        chunk_tokens: Most tokens of a chunk; 0 = as many as the hypernetwork takes.
     """
 
     tokens: int = 256
@@ -60,6 +61,7 @@ class NeedleOptions:
     max_tokens: int = 32
     columns: tuple[str, ...] = USUAL_COLUMNS
     chunk_rank: int = DEFAULT_CHUNK_RANK
+    chunk_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,8 @@ def run(
     if not columns:
         raise ConfigError(skipped[0].reason, "make the documents shorter with --tokens, or name other --columns")
     haystacks = Lazy(options.cases, maker.make)
-    setup = Setup(engine, hypernetwork, columns, options.rank, 0, progress, cancel, make_adapter, options.chunk_rank)
+    chunks = (options.chunk_rank, options.chunk_tokens)
+    setup = Setup(engine, hypernetwork, columns, options.rank, 0, progress, cancel, make_adapter, *chunks)
     subjects = Lazy(options.cases, lambda index: _subject(index, haystacks[index], options.max_tokens))
     outcome = measure(setup, subjects, _Asker(options, engine, haystacks, cancel).cases)
     lengths = [case.tokens for case in outcome.cases if case.column == columns[0]]

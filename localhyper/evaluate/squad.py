@@ -40,6 +40,7 @@ class SquadOptions:
         context_tokens: Most tokens of a document in the context column; 0 = what fits into the window.
         columns: Columns to measure.
         chunk_rank: Rank budget of the adapters of a long document's chunks; 0 = it answers as a whole.
+        chunk_tokens: Most tokens of a chunk; 0 = as many as the hypernetwork takes.
     """
 
     data: Path
@@ -52,6 +53,7 @@ class SquadOptions:
     context_tokens: int = 0
     columns: tuple[str, ...] = USUAL_COLUMNS
     chunk_rank: int = DEFAULT_CHUNK_RANK
+    chunk_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def run(
         cancel,
         make_adapter,
         options.chunk_rank,
+        options.chunk_tokens,
     )
     subjects = [_subject(engine, passage, options.max_tokens) for passage in passages]
     outcome = measure(setup, subjects, _Asker(options, engine, passages, cancel).cases)

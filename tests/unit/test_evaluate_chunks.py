@@ -71,7 +71,10 @@ def test_words_keys_and_both_are_measured_beside_blind_choice(tmp_path: Path, da
     assert all(scores.among_three.value == 1 for scores in result.columns), "of two chunks"
 
 
-def test_the_overview_is_a_chunk_that_holds_no_answer(tmp_path: Path, data: Path) -> None:
+def test_the_overview_is_a_chunk_that_holds_no_answer(
+    tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localhyper.chunk_keys.OVERVIEW_LEAD", 0.0)  # four numbers a word: all cosines are near
     result = run(ChunkOptions(data), engine(), network(tmp_path))
     general = [case for case in result.cases if case.column == "general"]
     assert len({case.question for case in general}) >= 15 and {case.document for case in general} == {"1", "2", "3"}
@@ -147,3 +150,9 @@ def test_the_result_is_shown_and_written(tmp_path: Path, data: Path) -> None:
     write_cases(result, tmp_path / "cases.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text().splitlines()]
     assert len([row for row in rows if row["column"] != "general"]) == 16
+
+
+def test_chunks_may_be_smaller_than_the_hypernetwork_takes(tmp_path: Path, data: Path) -> None:
+    net = OnnxHypernetwork.load(write(tmp_path / "big.onnx", replace(TINY, chunk_tokens=32)), threads=1)
+    assert run(ChunkOptions(data, joined=True), engine(), net).mean_chunks == 2
+    assert run(ChunkOptions(data, joined=True, chunk_tokens=16), engine(), net).mean_chunks > 2
