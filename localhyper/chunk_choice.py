@@ -69,7 +69,9 @@ class Choice:
     def _read_with(self) -> str:
         if self.earlier is None:
             return ""
-        return "without what was said before" if not self.earlier else f"with the last {self.earlier} of what was said"
+        if self.earlier > 1:
+            return f"with the {self.earlier} questions before"
+        return "with the question before" if self.earlier else "without what was said before"
 
     def needed(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
         """What of the conversation before a question is read with it; system messages always are."""

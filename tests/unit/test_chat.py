@@ -171,7 +171,8 @@ def test_what_was_chosen_is_told() -> None:
     chunk = ChosenChunk("rules", 1, 3)
     assert str(Choice((), chunk)) == "chunk 2 of 3 of rules"
     assert str(Choice((), chunk, earlier=0)) == "chunk 2 of 3 of rules, without what was said before"
-    assert str(Choice((), earlier=2)) == "with the last 2 of what was said"
+    assert str(Choice((), earlier=1)) == "with the question before"
+    assert str(Choice((), earlier=2)) == "with the 2 questions before"
     assert str(Choice((), left_out=("rules",))) == "not about rules" and not str(Choice(()))
 
 
