@@ -28,7 +28,7 @@ from localhyper.search_head import QuestionMap, is_related, max_sim
 
 VERSION = 1
 QUESTION_FILE = "question.npz"
-OVERVIEW_LEAD = 0.03  # mean cosine that an overview must have above all chunks; docs/decisions/0020 has what chose it
+OVERVIEW_LEAD = 0.03  # mean cosine that an overview must have above a short text; docs/decisions/0020 has what chose it
 MOST_QUESTION_TOKENS = 128  # of a longer question, the last ones: what is asked comes after what is told
 _ARRAYS = ("mean", "keys", "weight", "scalars")
 logger = logging.getLogger(__name__)
@@ -142,8 +142,8 @@ class ChunkKeys:
     def beside_words(self, scores: FloatArray, words: FloatArray, most: float, chunks: int) -> FloatArray:
         """What chooses: `scores` and the BM25 of each chunk, both float32 [chunks], together.
 
-        The overview has words of the text, all of its first sentence where there is no title. So it must come closer
-        than the chunk that has them, too.
+        The overview of a short text has words of it, all of its first sentence where there is no title. So it must
+        come closer than the text itself. Among several chunks, the words of each tell it from the overview.
 
         Args:
             scores: Of the chunks and, where there is one, of the overview after them.
@@ -152,7 +152,8 @@ class ChunkKeys:
             chunks: How many there are, without the overview.
         """
         together: FloatArray = scores + np.float32(self.question.words) * words
-        together[chunks:] -= np.float32(OVERVIEW_LEAD * most)
+        if chunks == 1:
+            together[1:] -= np.float32(OVERVIEW_LEAD * most)
         return together
 
 
