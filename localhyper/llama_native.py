@@ -100,6 +100,15 @@ def system_info() -> dict[str, str | bool]:
     }
 
 
+def repacks_for_amx(llama: Any) -> bool:
+    """Whether weights would be repacked for AMX, whose kernels end the process with SIGILL where GCC 12 built them.
+
+    The compiler drops the stores that fill in the tiles' sizes (ggml-org/llama.cpp, pull request 26954). Without the
+    repacking, which every other processor's build keeps, the AVX-512 kernels multiply.
+    """
+    return b"AMX_INT8 = 1" in llama.llama_print_system_info()
+
+
 class NativeModel:
     """A loaded model and its vocabulary."""
 
@@ -107,6 +116,7 @@ class NativeModel:
         self._llama = library()
         params = self._llama.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.use_extra_bufts = not repacks_for_amx(self._llama)
         self.pointer: Any = None
         try:
             with DeferredInterrupt():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from localhyper.engine import AdapterUse, BaseModelInfo, CaptureSpec, ChatMessage, EngineConfig, Sampling
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
 from localhyper.llama_engine import LlamaEngine
+from localhyper.llama_native import repacks_for_amx
 from localhyper.lora import LoraTarget, LoraWeights
 
 pytestmark = pytest.mark.native
@@ -55,11 +57,29 @@ def ours(engine: LlamaEngine, question: str) -> list[int]:
     return [token for piece in pieces for token in piece.token_ids]
 
 
+@contextmanager
+def engines_own_kernels() -> Iterator[None]:
+    """Stock's class has no way to say that weights are not to be repacked, which AMX's broken kernels would read."""
+    from llama_cpp import llama_cpp as bindings
+
+    usual = bindings.llama_model_default_params
+
+    def as_in_the_engine() -> Any:
+        params = usual()
+        params.use_extra_bufts = not repacks_for_amx(bindings)
+        return params
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bindings, "llama_model_default_params", as_in_the_engine)
+        yield
+
+
 def stock_tokens(engine: LlamaEngine, model: Path, lora: Path | None) -> list[list[int]]:
     import llama_cpp
 
     options: dict[str, Any] = {"lora_path": str(lora)} if lora else {}
-    stock: Any = llama_cpp.Llama(str(model), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False, **options)
+    with engines_own_kernels():
+        stock: Any = llama_cpp.Llama(str(model), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False, **options)
     replies = []
     for question in QUESTIONS:
         stock.reset()
