@@ -69,14 +69,14 @@ class AdapterSettings:
         64, "rank of the adapters that a long document's chunks get beside; 0 = they get none", low=0, high=4096
     )
     chunk_tokens: int = setting(
-        0, "most tokens of a chunk, at least 16; 0 = as many as the hypernetwork takes", low=0, high=4096
+        0, "most tokens of a chunk, at least 16; 0 = as the hypernetwork says", low=0, high=4096
     )
     choose_chunk: bool = setting(True, "whether a long document answers by the chunk that a question is about")
     only_related: bool = setting(True, "whether a question about none of the documents is answered without them")
     standalone: bool = setting(
         True, "whether a question about a document that stands for itself is read without the conversation before it"
     )
-    dtype: str = setting("f16", "number format of adapter files", choices=("f16", "f32", "q8_0"))
+    dtype: str = setting("f16", "number format of adapter files", choices=("f16", "f32", "q8_0", "q4_0"))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from localhyper.base_header import module_shapes, read_base_header
 from localhyper.engine import BaseModelInfo
 from localhyper.errors import AdapterError
 from localhyper.gguf_header import MAX_NAME_BYTES, GgufHeader, HeaderError, TensorEntry, read_header, shown
-from localhyper.gguf_writer import ALPHA, Dtype, Encoded, encode, q8_0_scales, write_gguf
+from localhyper.gguf_writer import ALPHA, BLOCK_BYTES, Dtype, Encoded, block_scales, encode, write_gguf
 from localhyper.lora import FloatArray, LoraWeights
 from localhyper.lora_union import stack_blocks
 
@@ -380,9 +380,10 @@ def check_adapter(path: Path, base: BaseModelInfo) -> AdapterMetadata:
 
 def _check_finite(entry: TensorEntry, path: Path) -> None:
     """Look at exponents only: this stands between a click and an answer, and must not cost more than the loading."""
-    if entry.type_name == "Q8_0":
+    blocked = entry.type_name.lower()
+    if blocked in BLOCK_BYTES:
         blocks = np.fromfile(path, np.uint8, entry.size_bytes, offset=entry.offset)
-        if len(blocks) != entry.size_bytes or not np.isfinite(q8_0_scales(blocks)).all():
+        if len(blocks) != entry.size_bytes or not np.isfinite(block_scales(blocks, blocked)).all():
             raise _not_finite(entry, path)
         return
     exponent = _EXPONENTS.get(entry.type_name)

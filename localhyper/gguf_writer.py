@@ -1,4 +1,4 @@
-"""Writes adapter files: matrices as f32, f16 or q8_0, keys in order.
+"""Writes adapter files: matrices as f32, f16, q8_0 or q4_0, keys in order.
 
 Knows neither base models nor where weights come from.
 """
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from localhyper.atomic import atomic_path
 from localhyper.errors import AdapterError
 
-Dtype = Literal["f16", "f32", "q8_0"]
+Dtype = Literal["f16", "f32", "q8_0", "q4_0"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 ALPHA = "adapter.lora.alpha"
-Q8_0_ROW, Q8_0_BYTES = 32, 34  # weights and bytes of a block: a float16 scale, then 32 signed bytes
+BLOCK = 32  # weights that share a scale
+BLOCK_BYTES = {"q8_0": 34, "q4_0": 18}  # of a block: a float16 scale, then 32 signed bytes or halves of a byte
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Encoded:
     """A matrix as a file holds it.
 
     Attributes:
-        values: float32 or float16 [rows, columns], or the bytes of q8_0 blocks, uint8 [rows, columns / 32 · 34].
+        values: float32 or float16 [rows, columns], or the bytes of blocks, uint8 [rows, columns / 32 · `BLOCK_BYTES`].
         dtype: Which of them.
     """
 
@@ -38,8 +39,8 @@ class Encoded:
 def encode(name: str, matrix: NDArray[np.floating[Any]], dtype: Dtype) -> Encoded:
     """A matrix in another number format.
 
-    q8_0 takes rows of whole blocks only. A matrix with other rows (a b of rank 8, say) becomes f16, as llama.cpp's
-    converter has it: padding the rank would change alpha / rank.
+    q8_0 and q4_0 take rows of whole blocks only. A matrix with other rows (a b of rank 8, say) becomes f16, as
+    llama.cpp's converter has it: padding the rank would change alpha / rank.
 
     Args:
         name: For messages.
@@ -49,11 +50,11 @@ def encode(name: str, matrix: NDArray[np.floating[Any]], dtype: Dtype) -> Encode
     Raises:
         AdapterError: A value is not finite, or not in this format.
     """
-    if dtype == "q8_0" and matrix.shape[-1] % Q8_0_ROW:
+    if dtype in BLOCK_BYTES and matrix.shape[-1] % BLOCK:
         dtype = "f16"
     with np.errstate(all="ignore"):  # what does not fit is found by its result
-        if dtype == "q8_0":
-            values, numbers = _q8_0(matrix)
+        if dtype in BLOCK_BYTES:
+            values, numbers = _blocks(matrix, dtype)
         else:
             values = numbers = np.ascontiguousarray(matrix.astype(np.float16 if dtype == "f16" else np.float32))
     if not np.isfinite(numbers).all():
@@ -61,17 +62,17 @@ def encode(name: str, matrix: NDArray[np.floating[Any]], dtype: Dtype) -> Encode
     return Encoded(values, dtype)
 
 
-def _q8_0(matrix: NDArray[np.floating[Any]]) -> tuple[NDArray[np.generic], NDArray[np.float16]]:
+def _blocks(matrix: NDArray[np.floating[Any]], dtype: Dtype) -> tuple[NDArray[np.generic], NDArray[np.float16]]:
     """Blocks, and their scales, which are what may overflow."""
     import gguf
 
-    blocks = gguf.quants.quantize(matrix.astype(np.float32), gguf.GGMLQuantizationType.Q8_0)
-    return blocks, q8_0_scales(blocks.reshape(-1))
+    blocks = gguf.quants.quantize(matrix.astype(np.float32), gguf.GGMLQuantizationType[dtype.upper()])
+    return blocks, block_scales(blocks.reshape(-1), dtype)
 
 
-def q8_0_scales(data: NDArray[np.uint8]) -> NDArray[np.float16]:
-    """The scale of each block of q8_0 bytes."""
-    return np.ascontiguousarray(data.reshape(-1, Q8_0_BYTES)[:, :2]).view("<f2").reshape(-1)
+def block_scales(data: NDArray[np.uint8], dtype: str) -> NDArray[np.float16]:
+    """The scale of each block of a format's bytes."""
+    return np.ascontiguousarray(data.reshape(-1, BLOCK_BYTES[dtype])[:, :2]).view("<f2").reshape(-1)
 
 
 def write_gguf(
@@ -123,7 +124,7 @@ def _write(
         for key, value in keys:
             add[type(value)](key, value)
         for name, matrix in matrices.items():
-            quantized = gguf.GGMLQuantizationType.Q8_0 if matrix.dtype == "q8_0" else None
+            quantized = gguf.GGMLQuantizationType[matrix.dtype.upper()] if matrix.dtype in BLOCK_BYTES else None
             writer.add_tensor(name, matrix.values, raw_dtype=quantized)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

@@ -427,9 +427,9 @@ class Accumulator:
         return Recompressed(result.weights, result.energy_kept * self._kept_share)
 
 
-def even_ranks(weights: LoraWeights) -> LoraWeights:
-    """Give all targets the largest rank by adding zeros: one adapter file has one rank."""
-    rank = weights.rank
+def even_ranks(weights: LoraWeights, step: int = 1) -> LoraWeights:
+    """Give all targets the largest rank, or the next multiple of `step`, by adding zeros: a file has one rank."""
+    rank = -(-weights.rank // step) * step
 
     def padded(target: LoraTarget) -> LoraTarget:
         missing = rank - target.rank

@@ -1,4 +1,4 @@
-"""Number formats of adapter files: what each keeps, what q8_0 leaves as f16, foreign files, values that do not fit."""
+"""Number formats of adapter files: what each keeps, what blocks leave as f16, foreign files, values that do not fit."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from localhyper.base_header import read_base_info
 from localhyper.engine import BaseModelInfo
 from localhyper.errors import AdapterError
 from localhyper.gguf_adapter import AdapterMetadata, check_adapter, read_adapter, write_adapter
-from localhyper.gguf_writer import DTYPES, Dtype, encode
+from localhyper.gguf_writer import BLOCK_BYTES, DTYPES, Dtype, encode
 from localhyper.lora import LoraTarget, LoraWeights
 from tests.tiny_gguf import down_pair, tiny_lora, write_raw_adapter, write_tiny_gguf
 
 # Half a step of 127 in the largest value of a block of 32, and the rounding of its scale to float16.
 Q8_0_ERROR = 0.5 / 127 + 2**-11
+# A step of 8: where the largest value is the other way, the range ends one step short.
+Q4_0_ERROR = 1 / 8 + 2**-11
 
 
 @pytest.fixture
@@ -50,19 +52,25 @@ def test_every_format_comes_back_within_its_step(
         for wanted, found in ((target.a, got.targets[module].a), (target.b, got.targets[module].b)):
             blocks = np.abs(wanted.reshape(-1, 32)).max(-1, keepdims=True)
             error = np.abs((found - wanted).reshape(-1, 32))
-            step = {"f32": 0.0 * blocks, "f16": 2**-10 * blocks, "q8_0": Q8_0_ERROR * blocks}[dtype]
+            step = {
+                "f32": 0.0 * blocks,
+                "f16": 2**-10 * blocks,
+                "q8_0": Q8_0_ERROR * blocks,
+                "q4_0": Q4_0_ERROR * blocks,
+            }[dtype]
             assert (error <= step).all()
     assert not np.array_equal(got.targets["ffn_down"].a, weights.targets["ffn_down"].a) or dtype == "f32"
 
 
-def test_rows_that_are_no_whole_blocks_become_f16(tmp_path: Path, base: BaseModelInfo) -> None:
+@pytest.mark.parametrize("dtype", BLOCK_BYTES)
+def test_rows_that_are_no_whole_blocks_become_f16(tmp_path: Path, base: BaseModelInfo, dtype: Dtype) -> None:
     """A b of rank 3 has rows of 3: a padded rank would change what alpha / rank means in a foreign file."""
     path = tmp_path / "a.gguf"
-    write_adapter(path, tiny_lora(rank=3), base, AdapterMetadata(), "q8_0")
+    write_adapter(path, tiny_lora(rank=3), base, AdapterMetadata(), dtype)
     assert types(path) == {
-        "blk.0.ffn_down.weight.lora_a": "Q8_0",
+        "blk.0.ffn_down.weight.lora_a": dtype.upper(),
         "blk.0.ffn_down.weight.lora_b": "F16",
-        "blk.1.ffn_down.weight.lora_a": "Q8_0",
+        "blk.1.ffn_down.weight.lora_a": dtype.upper(),
         "blk.1.ffn_down.weight.lora_b": "F16",
     }
     check_adapter(path, base)
@@ -99,7 +107,7 @@ def test_a_foreign_file_keeps_its_alpha_ranks_targets_and_words(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e9])
-@pytest.mark.parametrize("dtype", ["f16", "q8_0"])
+@pytest.mark.parametrize("dtype", ["f16", *BLOCK_BYTES])
 def test_values_that_a_format_cannot_hold_are_refused(
     tmp_path: Path, base: BaseModelInfo, value: float, dtype: Dtype
 ) -> None:
@@ -117,12 +125,13 @@ def test_values_that_a_format_cannot_hold_are_refused(
     assert not (tmp_path / "a.gguf").exists()
 
 
-def test_a_damaged_scale_in_a_q8_0_file_is_found(tmp_path: Path, base: BaseModelInfo) -> None:
+@pytest.mark.parametrize("dtype", BLOCK_BYTES)
+def test_a_damaged_scale_of_a_block_is_found(tmp_path: Path, base: BaseModelInfo, dtype: Dtype) -> None:
     path = tmp_path / "a.gguf"
-    write_adapter(path, tiny_lora(rank=32), base, AdapterMetadata(), "q8_0")
+    write_adapter(path, tiny_lora(rank=32), base, AdapterMetadata(), dtype)
     tensor = gguf.GGUFReader(path).tensors[2]
     data = bytearray(path.read_bytes())
-    at = int(tensor.data_offset) + 34 * 3
+    at = int(tensor.data_offset) + BLOCK_BYTES[dtype] * 3
     data[at : at + 2] = b"\x00\x7c"
     path.write_bytes(data)
     with pytest.raises(AdapterError, match=r"not finite"):
@@ -133,6 +142,7 @@ def test_zeros_and_the_smallest_numbers_are_no_trouble() -> None:
     rows = np.zeros((2, 32), np.float32)
     rows[1] = 1e-42
     assert encode("x", rows, "q8_0").values.shape == (2, 34)
+    assert encode("x", rows, "q4_0").values.shape == (2, 18)
 
 
 def test_an_activated_adapter_and_trained_norms_are_refused(tmp_path: Path, base: BaseModelInfo) -> None:
