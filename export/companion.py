@@ -1,9 +1,9 @@
 """Join two bundles: one for whole documents, one for chunks that stand alone.
 
-    python -m localhyper.export.companion WHOLE.onnx CHUNK.onnx --out OUT.onnx
+    python -m localhyper.export.companion WHOLE.onnx CHUNK.onnx --cut-tokens 64 --out OUT.onnx
 
-OUT is WHOLE with the name and digest of CHUNK in its description; both must read the same activations, and CHUNK must
-lie beside OUT when it is used.
+OUT is WHOLE with the name and digest of CHUNK in its description, and how long the chunks are that documents are cut
+into; both must read the same activations, and CHUNK must lie beside OUT when it is used.
 """
 
 from __future__ import annotations
@@ -22,23 +22,30 @@ from localhyper.export.command_line import refuse
 from localhyper.export.onnx_bundle import update_description
 
 
-def join(whole: Path, chunk: Path, out: Path) -> None:
+def join(whole: Path, chunk: Path, out: Path, cut_tokens: int = 0) -> None:
     """Write `whole` to `out`, naming `chunk`, which is copied beside it where it does not lie there.
 
+    `cut_tokens` is most tokens of a document's chunks; 0 = as many as the bundles take.
+
     Raises:
-        HypernetworkError: One of them is no bundle for documents, or they do not go together; nothing is written then.
+        HypernetworkError: One of them is no bundle for documents, or they do not go together, or chunks would be longer
+            than both take; nothing is written then.
     """
     info, companion, beside = read_bundle(whole), read_bundle(chunk), out.parent / chunk.name
     check_kind(info, "document")
     if beside.resolve() == out.resolve():
         raise HypernetworkError(f"`{out}` would replace the bundle for single chunks", "give --out another name")
     check_companion(info, companion)
+    if not 0 <= cut_tokens <= info.chunk_tokens:
+        raise HypernetworkError(f"chunks of {cut_tokens} tokens, `{whole}` takes 1 to {info.chunk_tokens}")
+    out.parent.mkdir(parents=True, exist_ok=True)
     if not beside.exists():
         shutil.copyfile(chunk, beside)
     elif read_bundle(beside).sha256 != companion.sha256:
         raise HypernetworkError(f"`{beside}` is another file than `{chunk}`", "choose another folder for --out")
     model = onnx.load(whole)
-    update_description(model, {"chunk_bundle": {"file": chunk.name, "sha256": companion.sha256}})
+    named = {"file": chunk.name, "sha256": companion.sha256}
+    update_description(model, {"chunk_bundle": named, "cut_tokens": cut_tokens})
     write_bytes_atomic(out, model.SerializeToString())
 
 
@@ -50,9 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("whole", type=Path)
     parser.add_argument("chunk", type=Path)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--cut-tokens", type=int, default=0, help="most tokens of a chunk; 0 = as many as they take")
     options = parser.parse_args(argv)
     try:
-        join(options.whole, options.chunk, options.out)
+        join(options.whole, options.chunk, options.out, options.cut_tokens)
     except LocalHyperError as error:
         refuse(parser, error)
     print(options.out)

@@ -82,6 +82,8 @@ class BundleInfo:
         targets: GGUF module name to the blocks it adapts.
         rank: Rank of one chunk's matrices; 0 = one per token.
         chunk_tokens: Most tokens a chunk may have (without prefix and suffix).
+        cut_tokens: Most tokens of the chunks that documents are cut into, where nothing else is wanted and there are
+            not too many of them; 0 = `chunk_tokens`.
         prefix: Text put before a chunk, control tokens parsed; its activations are dropped before the hypernetwork,
             unless `reads_prefix`.
         suffix: Text put after a chunk, likewise.
@@ -117,11 +119,24 @@ class BundleInfo:
     reads_prefix: bool = False
     embedding: EmbeddingSpec | None = None
     chunk_bundle: CompanionSpec | None = None
+    cut_tokens: int = 0
 
     @property
     def values(self) -> str:
         """What the adapters' matrices write (`AdapterMetadata.values`)."""
         return TOKENS if self.kind == "document" and self.rank == 0 else ""
+
+    def cut_sizes(self, wanted: int = 0) -> tuple[int, ...]:
+        """Most tokens of a document's chunks: as wanted, or for 0 as the bundle says, and twice that and so on.
+
+        Never more than it takes.
+        """
+        if wanted:
+            return (min(wanted, self.chunk_tokens),)
+        sizes = [min(self.cut_tokens or self.chunk_tokens, self.chunk_tokens)]
+        while sizes[-1] < self.chunk_tokens:
+            sizes.append(min(2 * sizes[-1], self.chunk_tokens))
+        return tuple(sizes)
 
     @property
     def most_tokens(self) -> int:
@@ -319,6 +334,7 @@ def _parse(path: Path, sha256: str, values: Mapping[str, object]) -> BundleInfo:
         reads_prefix=top.flag("reads_prefix", False),
         embedding=embedding,
         chunk_bundle=_companion(path, top, kind) if "chunk_bundle" in values else None,
+        cut_tokens=top.whole("cut_tokens", 0, MAX_CHUNK_TOKENS, 0),
     )
 
 

@@ -19,13 +19,13 @@ from localhyper.document_sum import DocumentSum
 from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import AdapterError
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
-from localhyper.gguf_writer import Dtype
+from localhyper.gguf_writer import BLOCK, Dtype
 from localhyper.hypernet import Hypernetwork
 from localhyper.library import chunk_file, now
-from localhyper.lora import LoraWeights
+from localhyper.lora import LoraWeights, even_ranks
 from localhyper.sources.document import Document
 
-CHUNK_DTYPE: Dtype = "q8_0"  # half of f16's disk; all figures of docs/quality.md are with it
+CHUNK_DTYPE: Dtype = "q4_0"  # docs/decisions/0025 has what it costs; all figures of docs/quality.md are with it
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class ChunkWriter:
         alone = DocumentSum(self.hypernetwork, self.rank)
         alone.add(weights, activations)
         result = alone.finish()
+        whole_blocks = even_ranks(result.weights, BLOCK)
         info = self.hypernetwork.info
         metadata = AdapterMetadata(
             name=f"{self.document.title} {name or f'chunk {chunk.index + 1}'}",
@@ -74,12 +75,12 @@ class ChunkWriter:
             hypernetwork_name=info.name,
             hypernetwork_sha256=info.sha256,
             base_fingerprint=self.base.fingerprint,
-            rank=result.weights.rank,
+            rank=whole_blocks.rank,
             energy_kept=result.energy_kept,
             made_at=now(),
             values=info.values,
         )
-        write_adapter(chunk_file(self.folder, chunk.index), result.weights, self.base, metadata, CHUNK_DTYPE)
+        write_adapter(chunk_file(self.folder, chunk.index), whole_blocks, self.base, metadata, CHUNK_DTYPE)
 
     def _write_keys(self, chunk: Chunk, activations: Activations) -> None:
         """What a question finds the chunk by, where the hypernetwork has learnt it."""

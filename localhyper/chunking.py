@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +23,7 @@ from localhyper.sources.document import Document
 Tokenize = Callable[[str], NDArray[np.int32]]
 Detokenize = Callable[[Sequence[int] | NDArray[np.int32]], str]
 
+MOST_CHUNKS = 512  # where they may be larger instead
 # What a border is worth, in parts of a chunk left empty to reach it. A line end alone may be inside a sentence.
 _PARAGRAPH, _SENTENCE, _LINE, _INSIDE = 0.3, 0.0, -0.15, -0.5
 _LONGEST_STRING = 8  # characters per allowed token that are tokenized in one go
@@ -108,35 +109,33 @@ def split_document(
     return cutter.chunks(spans)
 
 
-def smaller_chunks(
-    chunks: Sequence[Chunk],
+def split_by_sizes(
     document: Document,
     tokenize: Tokenize,
     detokenize: Detokenize,
-    max_tokens: int,
+    sizes: Sequence[int],
     *,
     cancel: CancelToken | None = None,
-) -> list[list[Chunk]]:
-    """Each of a document's chunks in smaller ones, numbered through; their texts joined are the chunk's text.
+) -> tuple[list[Chunk], int]:
+    """Cut a document with the first of several sizes that makes at most `MOST_CHUNKS` chunks of it, or with the last.
 
-    Raises:
-        As `split_document`.
+    Small chunks answer more to the point, and each takes a file (docs/decisions/0025).
+
+    Args:
+        document: As `split_document`.
+        tokenize: Likewise.
+        detokenize: Likewise.
+        sizes: Most tokens of a chunk, ascending; at least one.
+        cancel: Read between sentences.
+
+    Returns:
+        The chunks, and the size.
     """
-    cut: list[list[Chunk]] = []
-    number = 0
-    for chunk in chunks:
-        part = replace(document, text=chunk.text)
-        found = split_document(part, tokenize, detokenize, max_tokens, cancel=cancel)
-        parts = [one for one in found if len(one.token_ids)] or [chunk]
-        at = chunk.start
-        cut.append(
-            [
-                replace(one, index=number + place, start=at + one.start, end=at + one.end)
-                for place, one in enumerate(parts)
-            ]
-        )
-        number += len(parts)
-    return cut
+    for size in sizes:
+        chunks = split_document(document, tokenize, detokenize, size, cancel=cancel)
+        if len(chunks) <= MOST_CHUNKS:
+            break
+    return chunks, size
 
 
 def first_tokens(text: str, tokenize: Tokenize, max_tokens: int) -> tuple[NDArray[np.int32], bool]:

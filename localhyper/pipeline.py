@@ -22,7 +22,7 @@ import numpy as np
 from localhyper.bundle import BundleInfo, check_base
 from localhyper.checkpoint import Checkpoint, CheckpointFile
 from localhyper.chunk_adapters import ChunkWriter
-from localhyper.chunking import Chunk, first_tokens, smaller_chunks, split_document
+from localhyper.chunking import Chunk, first_tokens, split_by_sizes
 from localhyper.config import AdapterSettings
 from localhyper.document_sum import DocumentSum
 from localhyper.engine import Activations, BaseModelInfo, Engine, TokenArray
@@ -40,7 +40,7 @@ DEFAULT_RANK = AdapterSettings().rank_budget
 DEFAULT_CHUNK_RANK = AdapterSettings().chunk_rank
 SMALLEST_CHUNK = 16  # tokens
 UNLIMITED_RANK = 1 << 14  # most an adapter file may have
-KEY_VERSION = 5  # raise it when the same inputs would give another adapter
+KEY_VERSION = 6  # raise it when the same inputs would give another adapter
 CHECKPOINT_SECONDS = 2.0
 ETA_WINDOW = 8
 ETA_AFTER = 3
@@ -58,8 +58,7 @@ class AttachOptions:
         dtype: Number format of the file.
         cache_dir: Where checkpoints go; None = a stopped run starts over.
         chunk_rank: Rank budget of the adapters of single chunks, where there are several; 0 = none are made.
-        chunk_tokens: Most tokens of a chunk with an adapter of its own; 0 = as many as the hypernetwork takes. The
-            document's adapter is made of chunks as large as that, whatever this says.
+        chunk_tokens: Most tokens of a chunk; 0 = as the hypernetwork says. Never more than it takes.
     """
 
     rank: int = DEFAULT_RANK
@@ -74,7 +73,7 @@ class AttachOptions:
         if 0 < self.chunk_tokens < SMALLEST_CHUNK:
             raise ConfigError(
                 f"`adapter.chunk_tokens` is {self.chunk_tokens}, wanted 0 or at least {SMALLEST_CHUNK}",
-                "0 = as many as the hypernetwork takes",
+                "0 = as the hypernetwork says",
             )
 
 
@@ -88,7 +87,7 @@ class AttachResult:
         resumed_chunks: Chunks that an earlier, stopped run had finished.
         timings: Seconds per stage: `chunk`, `encode`, `generate`, `merge`, `chunk_adapters`, `write`
             (of a task that is read as a vector: `embed`, `generate`, `write`); empty when reused.
-        read_chunks: Chunks, as large as the hypernetwork takes, that this run read.
+        read_chunks: Chunks that this run read.
     """
 
     adapter: AdapterInfo
@@ -190,7 +189,6 @@ class _Attach:
         self._beside_files = 0
         self._in_sum = 1
         self._said: Chunk | None = None
-        self._asked: list[list[Chunk]] = []  # of each chunk of the sum, those that are chosen from
         self.timings = dict.fromkeys(("chunk", "encode", "generate", "merge", "chunk_adapters", "write"), 0.0)
 
     @property
@@ -207,7 +205,8 @@ class _Attach:
             if info.kind == "task":
                 chunks = [self._beginning(info.chunk_tokens)]
             else:
-                chunks = split_document(self._document, tokenize, detokenize, info.chunk_tokens, cancel=self._cancel)
+                sizes = info.cut_sizes(self._options.chunk_tokens)
+                chunks, _ = split_by_sizes(self._document, tokenize, detokenize, sizes, cancel=self._cancel)
         chunks = [chunk for chunk in chunks if len(chunk.token_ids)]
         if not chunks:
             raise SourceError(f"`{self._document.title}` has no text to attach", "choose a document with text")
@@ -230,37 +229,20 @@ class _Attach:
             self._makes = self._hypernetwork.alone
             self._sum = DocumentSum(self._makes, self._rank)
         rank = self._options.chunk_rank
-        self._asked = self._cut(chunks)
         if rank or not single:
             self._said = self._overview(len(chunks))
         parts = [*chunks, self._said] if self._said is not None else chunks
         # The sum of a single chunk is the chunk: it has all there is to know, and the overview lies beside it.
         self._in_sum = 1 if single else len(parts)
-        files = self.asked_chunks + int(self._said is not None)
-        if rank and files > 1:
+        if rank and len(parts) > 1:
             folder, alone = self._library.unfinished_folder(work), self._hypernetwork.alone
-            first = int(self.asked_chunks == 1)
-            self._beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, first)
-            self._beside_files = files
+            self._beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, int(single))
+            self._beside_files = len(parts)
         if self._options.cache_dir is not None:
             self._checkpoint = CheckpointFile(self._options.cache_dir, work)
         done = self._resumed(len(chunks))
         self._each_part(parts, done)
         return done
-
-    @property
-    def asked_chunks(self) -> int:
-        """How many chunks there are to choose from."""
-        return sum(map(len, self._asked))
-
-    def _cut(self, chunks: Sequence[Chunk]) -> list[list[Chunk]]:
-        """The chunks that get adapters of their own, by the chunk of the sum that they are part of."""
-        most, info = self._options.chunk_tokens, self._hypernetwork.info
-        if not most or most >= info.chunk_tokens or not self._options.chunk_rank or info.kind == "task":
-            return [[chunk] for chunk in chunks]
-        tokenize, detokenize = self._engine.tokenize, self._engine.detokenize
-        with self._timed("chunk"):
-            return smaller_chunks(chunks, self._document, tokenize, detokenize, most, cancel=self._cancel)
 
     def _overview(self, chunks: int) -> Chunk | None:
         """What the document says of itself, as a chunk after its last; None where nothing could choose it."""
@@ -273,7 +255,7 @@ class _Attach:
         before = self._checkpoint.load() if self._checkpoint is not None else None
         if before is None or not 0 < before.done <= chunks:
             return 0
-        if self._beside is not None and not self._beside.has(sum(map(len, self._asked[: before.done]))):
+        if self._beside is not None and not self._beside.has(before.done):
             return 0
         self._sum.restore(before.state, before.moments)
         return before.done
@@ -317,15 +299,11 @@ class _Attach:
                 self._sum.add(weights, activations)
 
     def _write_beside(self, beside: ChunkWriter, part: Chunk, weights: LoraWeights, activations: Activations) -> None:
-        """The adapter of a chunk of the sum, or those of the smaller ones it is cut into; that of the overview."""
-        said = part is self._said
-        asked = [replace(part, index=self.asked_chunks)] if said else self._asked[part.index]
-        for chunk in asked:
-            read = activations if len(asked) == 1 else self._encode(chunk)
-            with self._timed("chunk_adapters"):
-                same = read is activations and beside.hypernetwork is self._makes and not self._makes.reads_count
-                alone = weights if same else beside.hypernetwork.generate(read, 1)
-                beside.write(chunk, alone, read, "overview" if said else "")
+        """The adapter of a chunk, or of the overview, by itself."""
+        with self._timed("chunk_adapters"):
+            same = beside.hypernetwork is self._makes and not self._makes.reads_count
+            alone = weights if same else beside.hypernetwork.generate(activations, 1)
+            beside.write(part, alone, activations, "overview" if part is self._said else "")
 
     def merge(self) -> Recompressed:
         """The bias appended once, recompressed to the budget."""
@@ -356,7 +334,7 @@ class _Attach:
                 self._options.name,
                 result,
                 tokens=sum(len(chunk.token_ids) for chunk in chunks),
-                chunks=self.asked_chunks,
+                chunks=len(chunks),
             )
             if self._beside is not None:
                 size = self._beside.move_to(chunk_folder(info.path), self._beside_files)
@@ -367,7 +345,7 @@ class _Attach:
                 result.weights,
                 origin,
                 self._options.dtype,
-                passages_of([chunk for asked in self._asked for chunk in asked]),
+                passages_of(chunks),
             )
             if stored.path != info.path:  # the other one was first after all
                 shutil.rmtree(chunk_folder(info.path), ignore_errors=True)

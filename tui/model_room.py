@@ -142,12 +142,13 @@ class WorkbenchRoom:
 
 
 def _plan_document(bench: Workbench, request: JobRequest, document: Document, cancel: CancelToken) -> AttachPlan:
-    from localhyper.chunking import split_document
+    from localhyper.chunking import split_by_sizes
 
     engine, bundle = bench.engine(), bench.bundle_of("document", request.hypernet)
-    chunks = split_document(document, engine.tokenize, engine.detokenize, bundle.chunk_tokens, cancel=cancel)
+    sizes = bundle.cut_sizes(bench.config.adapter.chunk_tokens)
+    chunks, most = split_by_sizes(document, engine.tokenize, engine.detokenize, sizes, cancel=cancel)
     tokens = sum(len(chunk.token_ids) for chunk in chunks)
-    return AttachPlan(tokens, len(chunks), bundle.chunk_tokens, _seconds(bench, bundle, len(chunks)), bundle.name)
+    return AttachPlan(tokens, len(chunks), most, _seconds(bench, bundle, len(chunks)), bundle.name)
 
 
 def _plan_task(bench: Workbench, request: JobRequest, document: Document) -> AttachPlan:

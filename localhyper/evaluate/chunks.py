@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
-from localhyper.chunking import Chunk, smaller_chunks, split_document
+from localhyper.chunking import Chunk, split_by_sizes
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.choice_set import packaged_lines
@@ -46,7 +46,7 @@ class ChunkOptions:
         documents: Documents drawn first; 0 = all.
         joined: Contexts of one title become one document.
         seed: Seed of the draw.
-        chunk_tokens: Most tokens of a chunk; 0 = as many as the hypernetwork takes.
+        chunk_tokens: Most tokens of a chunk; 0 = as the hypernetwork says.
     """
 
     data: Path
@@ -189,19 +189,15 @@ class _Searcher:
         self, engine: Engine, hypernetwork: Hypernetwork, library: Library, cancel: CancelToken, chunk_tokens: int
     ) -> None:
         self._engine, self._library, self._cancel = engine, library, cancel
-        most = hypernetwork.info.chunk_tokens
-        self._chunk_tokens = min(chunk_tokens or most, most)
+        self._sizes = hypernetwork.info.cut_sizes(chunk_tokens)
         self._network, self._head = hypernetwork, hypernetwork.alone.search_head()
         self._general = packaged_lines("general.txt")
 
     def cases(self, passage: Passage, name: str) -> Iterator[ChunkCase]:
         """All questions in all columns; none where the document is a single chunk."""
         document = make_document(passage.title, passage.text)
-        tokenize, detokenize, most = self._engine.tokenize, self._engine.detokenize, self._network.info.chunk_tokens
-        chunks = split_document(document, tokenize, detokenize, most, cancel=self._cancel)
-        if self._chunk_tokens < most:
-            smaller = smaller_chunks(chunks, document, tokenize, detokenize, self._chunk_tokens, cancel=self._cancel)
-            chunks = [chunk for asked in smaller for chunk in asked]
+        tokenize, detokenize = self._engine.tokenize, self._engine.detokenize
+        chunks, _ = split_by_sizes(document, tokenize, detokenize, self._sizes, cancel=self._cancel)
         if len(chunks) < 2:
             return
         stored = self._library.add(_row(self._library, name, len(chunks)), passages_of(chunks))

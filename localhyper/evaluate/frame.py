@@ -65,7 +65,7 @@ class Setup:
         cancel: Stops between tokens.
         make_adapter: Document and folder to adapter file; None = as `localhyper attach` does.
         chunk_rank: Rank budget of the adapters of long documents' chunks; 0 = they get none.
-        chunk_tokens: Most tokens of a chunk; 0 = as many as the hypernetwork takes.
+        chunk_tokens: Most tokens of a chunk; 0 = as the hypernetwork says.
     """
 
     engine: Engine

@@ -49,7 +49,7 @@ class NeedleOptions:
         max_tokens: Longest reply.
         columns: Columns to measure.
         chunk_rank: Rank budget of the adapters of a long document's chunks; 0 = it answers as a whole.
-        chunk_tokens: Most tokens of a chunk; 0 = as many as the hypernetwork takes.
+        chunk_tokens: Most tokens of a chunk; 0 = as the hypernetwork says.
     """
 
     tokens: int = 256

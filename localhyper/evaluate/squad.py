@@ -40,7 +40,7 @@ class SquadOptions:
         context_tokens: Most tokens of a document in the context column; 0 = what fits into the window.
         columns: Columns to measure.
         chunk_rank: Rank budget of the adapters of a long document's chunks; 0 = it answers as a whole.
-        chunk_tokens: Most tokens of a chunk; 0 = as many as the hypernetwork takes.
+        chunk_tokens: Most tokens of a chunk; 0 = as the hypernetwork says.
     """
 
     data: Path

@@ -20,11 +20,11 @@ def test_the_joined_bundle_is_the_old_one_with_the_other_beside(
     whole = write(tmp_path / "whole.onnx", TinyBundle())
     chunk = write(tmp_path / "chunk.onnx", TinyBundle(gain=0.2, metadata={"name": "other"}))
     out = tmp_path / "pair" / "whole.onnx"
-    out.parent.mkdir()
-    assert main([str(whole), str(chunk), "--out", str(out)]) == 0
+    assert main([str(whole), str(chunk), "--cut-tokens", "9", "--out", str(out)]) == 0
     assert capsys.readouterr().out == f"{out}\n"
     network = OnnxHypernetwork.load(out, threads=1)
     assert (network.info.name, network.alone.info.name) == ("tiny", "other")
+    assert (network.info.cut_sizes(), network.alone.info.cut_sizes()) == ((9, 16), (16,))
     assert (out.parent / "chunk.onnx").read_bytes() == chunk.read_bytes()
     with pytest.raises(SystemExit) as ended:
         main([str(whole), str(tmp_path / "none.onnx"), "--out", str(out)])
@@ -35,9 +35,10 @@ def test_what_does_not_go_together_leaves_nothing(tmp_path: Path) -> None:
     whole = write(tmp_path / "whole.onnx", TinyBundle())
     other = write(tmp_path / "other.onnx", TinyBundle(chunk_tokens=8))
     out = tmp_path / "pair" / "whole.onnx"
-    out.parent.mkdir()
     with pytest.raises(HypernetworkError, match="does not go with"):
         join(whole, other, out)
-    assert list(out.parent.iterdir()) == []
+    with pytest.raises(HypernetworkError, match=r"chunks of 17 tokens, .* takes 1 to 16"):
+        join(whole, write(tmp_path / "chunk.onnx"), out, 17)
+    assert not out.parent.exists()
     with pytest.raises(HypernetworkError, match="would replace"):
         join(whole, other, tmp_path / "other.onnx")

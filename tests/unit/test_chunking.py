@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from localhyper.chunking import borders, split_document
+from localhyper import chunking
+from localhyper.chunking import borders, split_by_sizes, split_document
 from localhyper.errors import Cancelled, ContextError
 from localhyper.progress import CancelToken
 from localhyper.sources.document import Document
@@ -207,3 +208,13 @@ def test_cancelling_stops() -> None:
     cancel.cancel()
     with pytest.raises(Cancelled):
         split_document(make_document("One. Two."), byte_tokenize, byte_detokenize, cancel=cancel)
+
+
+@pytest.mark.parametrize(("most", "size"), [(20, 50), (6, 100), (4, 200), (1, 200)])
+def test_a_document_of_too_many_chunks_gets_larger_ones(monkeypatch: pytest.MonkeyPatch, most: int, size: int) -> None:
+    monkeypatch.setattr(chunking, "MOST_CHUNKS", most)
+    text = " ".join(f"w{number}." for number in range(100))
+    chunks, used = split_by_sizes(make_document(text), byte_tokenize, byte_detokenize, (50, 100, 200))
+    assert "".join(chunk.text for chunk in chunks) == text
+    assert used == size and max(len(chunk.token_ids) for chunk in chunks) <= size
+    assert len(chunks) <= most or size == 200
