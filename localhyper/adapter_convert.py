@@ -27,7 +27,7 @@ MAX_COPIED = 1 << 16
 def convert_adapter(source: Path, target: Path, dtype: Dtype) -> None:
     """Write `source` to `target` with its matrices in another number format.
 
-    Texts among its keys are copied, whoever wrote it; so is our metadata. In q8_0 and q4_0, matrices whose rows are
+    Texts among its keys are copied, whoever wrote it; so is our metadata. In q8_0 and q5_0, matrices whose rows are
     no multiple of 32 become f16.
 
     Raises:

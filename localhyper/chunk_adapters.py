@@ -25,7 +25,7 @@ from localhyper.library import chunk_file, now
 from localhyper.lora import LoraWeights, even_ranks
 from localhyper.sources.document import Document
 
-CHUNK_DTYPE: Dtype = "q4_0"  # docs/decisions/0025 has what it costs; all figures of docs/quality.md are with it
+CHUNK_DTYPE: Dtype = "q5_0"  # docs/decisions/0025 has what it costs; all figures of docs/quality.md are with it
 
 
 @dataclass(frozen=True)

@@ -205,7 +205,7 @@ def export_adapter(
     ] = "gguf",
     dtype: Annotated[
         str,
-        typer.Option("--dtype", metavar="f32|f16|q8_0|q4_0", help="Number format of a GGUF file; default: as it is."),
+        typer.Option("--dtype", metavar="f32|f16|q8_0|q5_0", help="Number format of a GGUF file; default: as it is."),
     ] = "",
     merged: Annotated[
         bool, typer.Option("--merge", help="Sum several: NAME[@SCALE]... TO makes one adapter of them.")

@@ -53,6 +53,7 @@ def _facts(info: BundleInfo, base: str) -> dict[str, object]:
         "targets": {module: list(blocks) for module, blocks in info.targets.items()},
         "rank": info.rank,
         "chunk_tokens": info.chunk_tokens,
+        "cut_tokens": info.cut_sizes()[0],
         "prefix": info.prefix,
         "suffix": info.suffix,
         "reads_prefix": info.reads_prefix,

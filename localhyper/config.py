@@ -76,7 +76,7 @@ class AdapterSettings:
     standalone: bool = setting(
         True, "whether a question about a document that stands for itself is read without the conversation before it"
     )
-    dtype: str = setting("f16", "number format of adapter files", choices=("f16", "f32", "q8_0", "q4_0"))
+    dtype: str = setting("f16", "number format of adapter files", choices=("f16", "f32", "q8_0", "q5_0"))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Writes adapter files: matrices as f32, f16, q8_0 or q4_0, keys in order.
+"""Writes adapter files: matrices as f32, f16, q8_0 or q5_0, keys in order.
 
 Knows neither base models nor where weights come from.
 """
@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from localhyper.atomic import atomic_path
 from localhyper.errors import AdapterError
 
-Dtype = Literal["f16", "f32", "q8_0", "q4_0"]
+Dtype = Literal["f16", "f32", "q8_0", "q5_0"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 ALPHA = "adapter.lora.alpha"
 BLOCK = 32  # weights that share a scale
-BLOCK_BYTES = {"q8_0": 34, "q4_0": 18}  # of a block: a float16 scale, then 32 signed bytes or halves of a byte
+BLOCK_BYTES = {"q8_0": 34, "q5_0": 22}  # of a block: a float16 scale, then 32 numbers of 8 or 5 bits
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Encoded:
 def encode(name: str, matrix: NDArray[np.floating[Any]], dtype: Dtype) -> Encoded:
     """A matrix in another number format.
 
-    q8_0 and q4_0 take rows of whole blocks only. A matrix with other rows (a b of rank 8, say) becomes f16, as
+    q8_0 and q5_0 take rows of whole blocks only. A matrix with other rows (a b of rank 8, say) becomes f16, as
     llama.cpp's converter has it: padding the rank would change alpha / rank.
 
     Args:

@@ -187,7 +187,7 @@ class _Attach:
         self._checkpoint: CheckpointFile | None = None
         self._beside: ChunkWriter | None = None
         self._beside_files = 0
-        self._in_sum = 1
+        self._in_sum = self._long_chunks = 1
         self._said: Chunk | None = None
         self.timings = dict.fromkeys(("chunk", "encode", "generate", "merge", "chunk_adapters", "write"), 0.0)
 
@@ -234,6 +234,7 @@ class _Attach:
         parts = [*chunks, self._said] if self._said is not None else chunks
         # The sum of a single chunk is the chunk: it has all there is to know, and the overview lies beside it.
         self._in_sum = 1 if single else len(parts)
+        self._long_chunks = 1 if single else _long_chunks(parts, self._hypernetwork.info.chunk_tokens)
         if rank and len(parts) > 1:
             folder, alone = self._library.unfinished_folder(work), self._hypernetwork.alone
             self._beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, int(single))
@@ -291,7 +292,8 @@ class _Attach:
 
     def _add(self, part: Chunk, activations: Activations) -> None:
         with self._timed("generate"):
-            weights = self._makes.generate(activations, self._in_sum)
+            # An overview is as long as chunks may be, and gives way to as many as there would be of that length.
+            weights = self._makes.generate(activations, self._long_chunks if part is self._said else self._in_sum)
         if self._beside is not None:  # first: a chunk that is in the sum has its own adapter, too
             self._write_beside(self._beside, part, weights, activations)
         if part.index < self._in_sum:
@@ -405,6 +407,11 @@ def encode_chunk(engine: Engine, info: BundleInfo, ids: TokenArray, cancel: Canc
         return whole
     inside = slice(len(before), len(before) + len(ids))
     return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))
+
+
+def _long_chunks(parts: Sequence[Chunk], most: int) -> int:
+    """Chunks of a document if they were as long as its hypernetwork takes; the overview is one of them."""
+    return 1 + -(-sum(len(part.token_ids) for part in parts[:-1]) // most)
 
 
 class _MovingEta:

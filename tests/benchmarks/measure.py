@@ -218,7 +218,8 @@ class Bench:
     def _chunk(self) -> Activations:
         info = self.hypernetwork.info
         before = self.engine.tokenize(info.prefix, special=True)
-        ids = self.engine.tokenize(self.text(info.chunk_tokens))[: info.chunk_tokens]
+        size = info.cut_sizes()[0]
+        ids = self.engine.tokenize(self.text(size))[:size]
         whole = self.engine.encode(np.concatenate([before, ids]).astype(np.int32), info.capture)
         inside = slice(len(before), None)
         return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))

@@ -1,4 +1,4 @@
-"""`python -m tests.benchmarks.numbers`: what f16, q8_0 and q4_0 change in the logits of a real adapter, against f32.
+"""`python -m tests.benchmarks.numbers`: what f16, q8_0 and q5_0 change in the logits of a real adapter, against f32.
 
 Attaches a sample document, exports the adapter in each type, and reads its questions with their answers, on the
 quantized base model and on its float32 copy. A quantized base rounds its activations, so that the smallest change comes
@@ -29,7 +29,7 @@ from tests.parity.f32_base import write_f32_copy
 from tests.tiny_gguf import FloatArray
 
 SAMPLE = "harbour-office"
-TYPES: tuple[Dtype, ...] = ("f32", "f16", "q8_0", "q4_0")
+TYPES: tuple[Dtype, ...] = ("f32", "f16", "q8_0", "q5_0")
 EXACT = EngineConfig(flash_attention=False, kv_type="f32")
 
 

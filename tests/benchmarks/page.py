@@ -43,7 +43,7 @@ def _machine(machine: Machine, base: BaseModelInfo, bundle: BundleInfo) -> str:
         f"{machine.memory_gib:.0f} GiB memory, {machine.system}; CPU only",
         "- " + ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
         f"- base model {base.name}, {base.quantization}, {base.parameter_count / 1e6:.0f} M parameters",
-        f"- hypernetwork {bundle.name} ({bundle.sha256[:12]}), chunks of {bundle.chunk_tokens} tokens",
+        f"- hypernetwork {bundle.name} ({bundle.sha256[:12]}), chunks of {bundle.cut_sizes()[0]} tokens",
         f"- load average at the start {machine.load:.1f}"
         + (": **other work was running, so times are too long** and ratios rough" if _busy(machine) else ""),
     ]

@@ -74,7 +74,7 @@ def test_a_peft_folder_is_imported_and_a_strange_one_is_one_line(here: Shell, tm
     assert len(rows(here)) == 1
 
 
-@pytest.mark.parametrize(("dtype", "kind"), [("f32", "F32"), ("f16", "F16"), ("q8_0", "Q8_0"), ("q4_0", "Q4_0")])
+@pytest.mark.parametrize(("dtype", "kind"), [("f32", "F32"), ("f16", "F16"), ("q8_0", "Q8_0"), ("q5_0", "Q5_0")])
 def test_a_number_format_is_chosen(here: Shell, foreign: Path, tmp_path: Path, dtype: str, kind: str) -> None:
     here.run("adapters", "import", foreign, "--base", "tiny")
     out = tmp_path / "out.gguf"
@@ -88,7 +88,7 @@ def test_a_number_format_is_chosen(here: Shell, foreign: Path, tmp_path: Path, d
 def test_wrong_words_are_one_line(here: Shell, foreign: Path, tmp_path: Path) -> None:
     here.run("adapters", "import", foreign, "--base", "tiny")
     for arguments, words in (
-        (("sums", "--dtype", "q4_0"), "--dtype is `q4_0`"),
+        (("sums", "--dtype", "q4_k"), "--dtype is `q4_k`"),
         (("sums", "--dtype", "f16", "--format", "peft"), "for GGUF files"),
         (("sums", "--rank", "8"), "--rank is for --merge"),
         (("sums", "x", "y"), "got 3 words"),

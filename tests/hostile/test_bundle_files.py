@@ -88,6 +88,8 @@ BAD_FIELDS: list[tuple[str, dict[str, object], str]] = [
     ("boolean number", {"chunk_tokens": True}, "`chunk_tokens`"),
     ("no tokens", {"chunk_tokens": 0}, "`chunk_tokens`"),
     ("huge chunk", {"chunk_tokens": 10**9}, "`chunk_tokens`"),
+    ("negative cut", {"cut_tokens": -1}, "`cut_tokens`"),
+    ("huge cut", {"cut_tokens": 10**9}, "`cut_tokens`"),
     ("negative rank", {"rank": -1}, "`rank`"),
     ("unknown kind", {"kind": "video"}, "one of document, task, image"),
     ("name as number", {"name": 3}, "`name` must be text"),

@@ -133,7 +133,7 @@ def test_document_is_attached_and_asked_about_while_frames_go_on(terminal: Termi
     terminal.send(b"\x0f")  # ctrl+o
     terminal.until(lambda: b"Make and attach" in terminal.seen)
     terminal.send(str(SAMPLE).encode())
-    terminal.until(lambda: b"chunks of up to 256" in terminal.seen)
+    terminal.until(lambda: b"chunks of up to 64" in terminal.seen)
     before = terminal.frames
     terminal.send(b"\r")
     terminal.until(lambda: b"is made and answers" in terminal.seen)

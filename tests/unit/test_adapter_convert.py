@@ -19,8 +19,8 @@ from tests.tiny_gguf import down_pair, tiny_lora, write_raw_adapter, write_tiny_
 
 # Half a step of 127 in the largest value of a block of 32, and the rounding of its scale to float16.
 Q8_0_ERROR = 0.5 / 127 + 2**-11
-# A step of 8: where the largest value is the other way, the range ends one step short.
-Q4_0_ERROR = 1 / 8 + 2**-11
+# A step of 16: where the largest value is the other way, the range ends one step short.
+Q5_0_ERROR = 1 / 16 + 2**-11
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_every_format_comes_back_within_its_step(
                 "f32": 0.0 * blocks,
                 "f16": 2**-10 * blocks,
                 "q8_0": Q8_0_ERROR * blocks,
-                "q4_0": Q4_0_ERROR * blocks,
+                "q5_0": Q5_0_ERROR * blocks,
             }[dtype]
             assert (error <= step).all()
     assert not np.array_equal(got.targets["ffn_down"].a, weights.targets["ffn_down"].a) or dtype == "f32"
@@ -142,7 +142,7 @@ def test_zeros_and_the_smallest_numbers_are_no_trouble() -> None:
     rows = np.zeros((2, 32), np.float32)
     rows[1] = 1e-42
     assert encode("x", rows, "q8_0").values.shape == (2, 34)
-    assert encode("x", rows, "q4_0").values.shape == (2, 18)
+    assert encode("x", rows, "q5_0").values.shape == (2, 22)
 
 
 def test_an_activated_adapter_and_trained_norms_are_refused(tmp_path: Path, base: BaseModelInfo) -> None:

@@ -68,7 +68,7 @@ def test_every_default_passes_its_own_rules() -> None:
         ("[engine]\nthreads = '4'", "`threads` must be a whole number, got `'4'`", ""),
         ("[sampling]\ntemperature = nan", "`temperature` must be from 0.0 to 5.0, got `nan`", ""),
         ("[sampling]\ntop_p = inf", "`top_p` must be from 0.0 to 1.0", ""),
-        ("[adapter]\ndtype = 'q8'", "`dtype` must be one of `f16`, `f32`, `q8_0`, `q4_0`, got `'q8'`", ""),
+        ("[adapter]\ndtype = 'q8'", "`dtype` must be one of `f16`, `f32`, `q8_0`, `q5_0`, got `'q8'`", ""),
         ("[hypernet]\nproviders = 'CPU'", "`providers` must be a list, got `'CPU'`", ""),
         ("[hypernet]\nproviders = [1]", "`providers` must be a text in quotes, got `1`", ""),
         ("engine = 3", "`engine` must be a section, got `3`", "write `[engine]`"),
