@@ -2,6 +2,7 @@
 
 The threads of one product in OpenBLAS wait for each other by spinning. With as many as there are cores, one other busy
 process makes them wait for a whole turn of the scheduler at every step: on two cores a merge took 30 s in place of 2 s.
+They go on spinning for a while when it is done, too: the base model read a chunk in 310 ms in place of 230 after one.
 Products of different layers wait for nobody.
 """
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from localhyper.atomic import remove_stale
+from localhyper.blas_threads import one_thread_a_product
 from localhyper.chunk_keys import QUESTION_FILE, write_keys, write_question_map
 from localhyper.chunking import Chunk
 from localhyper.document_sum import DocumentSum
@@ -89,7 +90,9 @@ class ChunkWriter:
             return
         if not (self.folder / QUESTION_FILE).is_file():
             write_question_map(self.folder, head.question, self.hypernetwork.info)
-        write_keys(self.folder, chunk.index, head.keys(activations.hidden))
+        with one_thread_a_product():
+            keys = head.keys(activations.hidden)
+        write_keys(self.folder, chunk.index, keys)
 
     def has(self, chunks: int) -> bool:
         """Whether the first `chunks` of them are there."""

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from localhyper.blas_threads import one_thread_a_product
 from localhyper.chunk_choice import Choice, ChosenChunk
 from localhyper.chunk_keys import ChunkKeys, read_keys, read_question
 from localhyper.engine import AdapterUse, CaptureSpec, Engine
@@ -79,7 +80,8 @@ class ChunkChooser:
         earlier = self._earlier(questions)
         judged = questions[-1:] if earlier == 0 else questions  # as if nothing had been asked before
         source = questions[-1 - earlier] if earlier else ""
-        rated = self._rated(judged, source, list(searched.values()), engine) if searched else []
+        with one_thread_a_product():  # the reply comes next, and a product's other threads would be in its way
+            rated = self._rated(judged, source, list(searched.values()), engine) if searched else []
         asked = [one for one in rated if one.related]
         if rated and not asked:
             left_out = tuple(one.info.name for one in rated)
