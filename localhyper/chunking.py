@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +23,7 @@ from localhyper.sources.document import Document
 Tokenize = Callable[[str], NDArray[np.int32]]
 Detokenize = Callable[[Sequence[int] | NDArray[np.int32]], str]
 
+FEW_CHUNKS = 4  # up to which a document is short
 MOST_CHUNKS = 512  # where they may be larger instead
 # What a border is worth, in parts of a chunk left empty to reach it. A line end alone may be inside a sentence.
 _PARAGRAPH, _SENTENCE, _LINE, _INSIDE = 0.3, 0.0, -0.15, -0.5
@@ -58,6 +59,26 @@ class Chunk:
     text: str
     start: int = 0
     end: int = 0
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A document in chunks.
+
+    Attributes:
+        summed: Those whose sum is its own adapter.
+        answering: Of each of them, those that answer, numbered through: parts of it, or itself alone.
+        size: Most tokens of one that answers.
+    """
+
+    summed: tuple[Chunk, ...]
+    answering: tuple[tuple[Chunk, ...], ...]
+    size: int
+
+    @property
+    def chunks(self) -> list[Chunk]:
+        """All that answer."""
+        return [chunk for parts in self.answering for chunk in parts]
 
 
 @dataclass(frozen=True)
@@ -109,17 +130,19 @@ def split_document(
     return cutter.chunks(spans)
 
 
-def split_by_sizes(
+def cut_document(
     document: Document,
     tokenize: Tokenize,
     detokenize: Detokenize,
     sizes: Sequence[int],
     *,
     cancel: CancelToken | None = None,
-) -> tuple[list[Chunk], int]:
-    """Cut a document with the first of several sizes that makes at most `MOST_CHUNKS` chunks of it, or with the last.
+) -> Cut:
+    """Cut a document for a hypernetwork that has the choice of several sizes of chunks (docs/decisions/0025).
 
-    Small chunks answer more to the point, and each takes a file (docs/decisions/0025).
+    Of a short document the chunks that answer are parts of those that its own adapter is made of, which are as long as
+    they may be. A longer one is cut once, with the first of the sizes that makes at most `MOST_CHUNKS` chunks of it, or
+    with the last.
 
     Args:
         document: As `split_document`.
@@ -128,14 +151,42 @@ def split_by_sizes(
         sizes: Most tokens of a chunk, ascending; at least one.
         cancel: Read between sentences.
 
-    Returns:
-        The chunks, and the size.
+    Raises:
+        As `split_document`.
     """
+    if len(sizes) > 1:
+        chunks = _numbered(split_document(document, tokenize, detokenize, sizes[-1], cancel=cancel))
+        if len(chunks) <= FEW_CHUNKS:
+            parts = _smaller(chunks, document, tokenize, detokenize, sizes[0], cancel)
+            return Cut(tuple(chunks), parts, sizes[0])
     for size in sizes:
-        chunks = split_document(document, tokenize, detokenize, size, cancel=cancel)
+        chunks = _numbered(split_document(document, tokenize, detokenize, size, cancel=cancel))
         if len(chunks) <= MOST_CHUNKS:
             break
-    return chunks, size
+    return Cut(tuple(chunks), tuple((chunk,) for chunk in chunks), size)
+
+
+def _numbered(chunks: Sequence[Chunk], first: int = 0) -> list[Chunk]:
+    """Those that have tokens: some tokenizers make none of white space."""
+    told = [chunk for chunk in chunks if len(chunk.token_ids)]
+    return [replace(chunk, index=first + place) for place, chunk in enumerate(told)]
+
+
+def _smaller(
+    chunks: Sequence[Chunk],
+    document: Document,
+    tokenize: Tokenize,
+    detokenize: Detokenize,
+    most: int,
+    cancel: CancelToken | None,
+) -> tuple[tuple[Chunk, ...], ...]:
+    """Each of a document's chunks in smaller ones, numbered through; their texts joined are the chunk's text."""
+    parts: list[tuple[Chunk, ...]] = []
+    for chunk in chunks:
+        found = split_document(replace(document, text=chunk.text), tokenize, detokenize, most, cancel=cancel)
+        placed = [replace(one, start=chunk.start + one.start, end=chunk.start + one.end) for one in found]
+        parts.append(tuple(_numbered(placed, sum(map(len, parts))) or [replace(chunk, index=sum(map(len, parts)))]))
+    return tuple(parts)
 
 
 def first_tokens(text: str, tokenize: Tokenize, max_tokens: int) -> tuple[NDArray[np.int32], bool]:

@@ -22,7 +22,7 @@ import numpy as np
 from localhyper.bundle import BundleInfo, check_base
 from localhyper.checkpoint import Checkpoint, CheckpointFile
 from localhyper.chunk_adapters import ChunkWriter
-from localhyper.chunking import Chunk, first_tokens, split_by_sizes
+from localhyper.chunking import Chunk, Cut, cut_document, first_tokens
 from localhyper.config import AdapterSettings
 from localhyper.document_sum import DocumentSum
 from localhyper.engine import Activations, BaseModelInfo, Engine, TokenArray
@@ -155,15 +155,16 @@ def attach_document(
     if found is not None:
         return found
     run = _Attach(document, engine, hypernetwork, library, options, progress, cancel or CancelToken())
-    chunks = run.split()
+    cut = run.split()
     try:
-        resumed = run.generate(chunks)
-        adapter = run.store(chunks, run.merge())
+        resumed = run.generate(cut)
+        adapter = run.store(cut, run.merge())
     except BaseException:
         run.abandon()
         raise
     run.clean()
-    return AttachResult(adapter, False, resumed, run.told_timings, read_chunks=len(chunks) - resumed)
+    read = sum(map(len, cut.answering[resumed:]))
+    return AttachResult(adapter, False, resumed, run.told_timings, read_chunks=read)
 
 
 class _Attach:
@@ -187,7 +188,8 @@ class _Attach:
         self._checkpoint: CheckpointFile | None = None
         self._beside: ChunkWriter | None = None
         self._beside_files = 0
-        self._in_sum = self._long_chunks = 1
+        self._in_sum = 1
+        self._answering: Sequence[Sequence[Chunk]] = ()
         self._said: Chunk | None = None
         self.timings = dict.fromkeys(("chunk", "encode", "generate", "merge", "chunk_adapters", "write"), 0.0)
 
@@ -196,22 +198,22 @@ class _Attach:
         """Those of the stages there were."""
         return {stage: seconds for stage, seconds in self.timings.items() if seconds or stage != "chunk_adapters"}
 
-    def split(self) -> Sequence[Chunk]:
+    def split(self) -> Cut:
         """The document's chunks, at least one."""
         self._report("chunk", 0, 0)
         info = self._hypernetwork.info
         with self._timed("chunk"):
             tokenize, detokenize = self._engine.tokenize, self._engine.detokenize
             if info.kind == "task":
-                chunks = [self._beginning(info.chunk_tokens)]
+                chunk = self._beginning(info.chunk_tokens)
+                cut = Cut((chunk,), ((chunk,),), info.chunk_tokens)
             else:
                 sizes = info.cut_sizes(self._options.chunk_tokens)
-                chunks, _ = split_by_sizes(self._document, tokenize, detokenize, sizes, cancel=self._cancel)
-        chunks = [chunk for chunk in chunks if len(chunk.token_ids)]
-        if not chunks:
+                cut = cut_document(self._document, tokenize, detokenize, sizes, cancel=self._cancel)
+        if not any(len(chunk.token_ids) for chunk in cut.summed):
             raise SourceError(f"`{self._document.title}` has no text to attach", "choose a document with text")
-        self._report("chunk", len(chunks), len(chunks))
-        return chunks
+        self._report("chunk", len(cut.chunks), len(cut.chunks))
+        return cut
 
     def _beginning(self, most: int) -> Chunk:
         """A task's description as one chunk, for tasks of its parts don't add up to it: first tokens, whole text."""
@@ -222,23 +224,24 @@ class _Attach:
             self._document = replace(self._document, notes=(*self._document.notes, note))
         return Chunk(0, ids, text, 0, len(text))
 
-    def generate(self, chunks: Sequence[Chunk]) -> int:
-        """Sum all chunks' adapters and write those beside; how many of them an earlier run had done."""
-        work, single = self._work_key(chunks), len(chunks) == 1
+    def generate(self, cut: Cut) -> int:
+        """Sum all chunks' adapters and write those beside; how many of the sum an earlier run had done."""
+        chunks, self._answering, answering = cut.summed, cut.answering, len(cut.chunks)
+        work, single = self._work_key(cut), len(chunks) == 1
         if single:
             self._makes = self._hypernetwork.alone
             self._sum = DocumentSum(self._makes, self._rank)
         rank = self._options.chunk_rank
         if rank or not single:
-            self._said = self._overview(len(chunks))
+            self._said = self._overview(answering)
         parts = [*chunks, self._said] if self._said is not None else chunks
         # The sum of a single chunk is the chunk: it has all there is to know, and the overview lies beside it.
         self._in_sum = 1 if single else len(parts)
-        self._long_chunks = 1 if single else _long_chunks(parts, self._hypernetwork.info.chunk_tokens)
-        if rank and len(parts) > 1:
+        files = answering + int(self._said is not None)
+        if rank and files > 1:
             folder, alone = self._library.unfinished_folder(work), self._hypernetwork.alone
-            self._beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, int(single))
-            self._beside_files = len(parts)
+            self._beside = ChunkWriter(folder, rank, self._document, self._engine.info, alone, int(answering == 1))
+            self._beside_files = files
         if self._options.cache_dir is not None:
             self._checkpoint = CheckpointFile(self._options.cache_dir, work)
         done = self._resumed(len(chunks))
@@ -256,7 +259,7 @@ class _Attach:
         before = self._checkpoint.load() if self._checkpoint is not None else None
         if before is None or not 0 < before.done <= chunks:
             return 0
-        if self._beside is not None and not self._beside.has(before.done):
+        if self._beside is not None and not self._beside.has(sum(map(len, self._answering[: before.done]))):
             return 0
         self._sum.restore(before.state, before.moments)
         return before.done
@@ -292,20 +295,23 @@ class _Attach:
 
     def _add(self, part: Chunk, activations: Activations) -> None:
         with self._timed("generate"):
-            # An overview is as long as chunks may be, and gives way to as many as there would be of that length.
-            weights = self._makes.generate(activations, self._long_chunks if part is self._said else self._in_sum)
+            weights = self._makes.generate(activations, self._in_sum)
         if self._beside is not None:  # first: a chunk that is in the sum has its own adapter, too
             self._write_beside(self._beside, part, weights, activations)
-        if part.index < self._in_sum:
+        if self._in_sum > 1 or part is not self._said:
             with self._timed("merge"):
                 self._sum.add(weights, activations)
 
     def _write_beside(self, beside: ChunkWriter, part: Chunk, weights: LoraWeights, activations: Activations) -> None:
-        """The adapter of a chunk, or of the overview, by itself."""
-        with self._timed("chunk_adapters"):
-            same = beside.hypernetwork is self._makes and not self._makes.reads_count
-            alone = weights if same else beside.hypernetwork.generate(activations, 1)
-            beside.write(part, alone, activations, "overview" if part is self._said else "")
+        """The adapters of a chunk of the sum, or of the parts of it that answer; that of the overview."""
+        said = part is self._said
+        answering = (part,) if said else self._answering[part.index]
+        for chunk in answering:
+            read = activations if len(answering) == 1 else self._encode(chunk)
+            with self._timed("chunk_adapters"):
+                same = read is activations and beside.hypernetwork is self._makes and not self._makes.reads_count
+                alone = weights if same else beside.hypernetwork.generate(read, 1)
+                beside.write(chunk, alone, read, "overview" if said else "")
 
     def merge(self) -> Recompressed:
         """The bias appended once, recompressed to the budget."""
@@ -318,7 +324,7 @@ class _Attach:
         self._report("merge", 1, 1)
         return result
 
-    def store(self, chunks: Sequence[Chunk], result: Recompressed) -> AdapterInfo:
+    def store(self, cut: Cut, result: Recompressed) -> AdapterInfo:
         """Write the file, then the row."""
         self._report("write", 0, 1)
         document, base, bundle = self._document, self._engine.info, self._hypernetwork.info
@@ -335,8 +341,8 @@ class _Attach:
                 origin,
                 self._options.name,
                 result,
-                tokens=sum(len(chunk.token_ids) for chunk in chunks),
-                chunks=len(chunks),
+                tokens=sum(len(chunk.token_ids) for chunk in cut.summed),
+                chunks=len(cut.chunks),
             )
             if self._beside is not None:
                 size = self._beside.move_to(chunk_folder(info.path), self._beside_files)
@@ -347,7 +353,7 @@ class _Attach:
                 result.weights,
                 origin,
                 self._options.dtype,
-                passages_of(chunks),
+                passages_of(cut.chunks),
             )
             if stored.path != info.path:  # the other one was first after all
                 shutil.rmtree(chunk_folder(info.path), ignore_errors=True)
@@ -364,14 +370,12 @@ class _Attach:
         if self._checkpoint is None and self._beside is not None:
             self._beside.remove()
 
-    def _work_key(self, chunks: Sequence[Chunk]) -> str:
+    def _work_key(self, cut: Cut) -> str:
         """Hex digest over all that decides what is computed."""
         info = self._hypernetwork.info
         how = [KEY_VERSION, info.sha256, info.base_fingerprint, self._rank, self._options.chunk_rank]
-        if self._options.chunk_tokens:
-            how.append(self._options.chunk_tokens)
         digest = hashlib.sha256(json.dumps(how).encode())
-        for chunk in chunks:
+        for chunk in (*cut.summed, *cut.chunks):
             digest.update(len(chunk.token_ids).to_bytes(8, "little"))
             digest.update(np.ascontiguousarray(chunk.token_ids, dtype="<i4").tobytes())
         return digest.hexdigest()
@@ -407,11 +411,6 @@ def encode_chunk(engine: Engine, info: BundleInfo, ids: TokenArray, cancel: Canc
         return whole
     inside = slice(len(before), len(before) + len(ids))
     return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))
-
-
-def _long_chunks(parts: Sequence[Chunk], most: int) -> int:
-    """Chunks of a document if they were as long as its hypernetwork takes; the overview is one of them."""
-    return 1 + -(-sum(len(part.token_ids) for part in parts[:-1]) // most)
 
 
 class _MovingEta:

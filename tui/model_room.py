@@ -142,13 +142,14 @@ class WorkbenchRoom:
 
 
 def _plan_document(bench: Workbench, request: JobRequest, document: Document, cancel: CancelToken) -> AttachPlan:
-    from localhyper.chunking import split_by_sizes
+    from localhyper.chunking import cut_document
 
     engine, bundle = bench.engine(), bench.bundle_of("document", request.hypernet)
     sizes = bundle.cut_sizes(bench.config.adapter.chunk_tokens)
-    chunks, most = split_by_sizes(document, engine.tokenize, engine.detokenize, sizes, cancel=cancel)
+    cut = cut_document(document, engine.tokenize, engine.detokenize, sizes, cancel=cancel)
+    chunks = cut.chunks
     tokens = sum(len(chunk.token_ids) for chunk in chunks)
-    return AttachPlan(tokens, len(chunks), most, _seconds(bench, bundle, len(chunks)), bundle.name)
+    return AttachPlan(tokens, len(chunks), cut.size, _seconds(bench, bundle, len(chunks)), bundle.name)
 
 
 def _plan_task(bench: Workbench, request: JobRequest, document: Document) -> AttachPlan:

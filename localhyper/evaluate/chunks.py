@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
-from localhyper.chunking import Chunk, split_by_sizes
+from localhyper.chunking import Chunk, cut_document
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.choice_set import packaged_lines
@@ -197,7 +197,7 @@ class _Searcher:
         """All questions in all columns; none where the document is a single chunk."""
         document = make_document(passage.title, passage.text)
         tokenize, detokenize = self._engine.tokenize, self._engine.detokenize
-        chunks, _ = split_by_sizes(document, tokenize, detokenize, self._sizes, cancel=self._cancel)
+        chunks = cut_document(document, tokenize, detokenize, self._sizes, cancel=self._cancel).chunks
         if len(chunks) < 2:
             return
         stored = self._library.add(_row(self._library, name, len(chunks)), passages_of(chunks))

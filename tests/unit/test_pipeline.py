@@ -314,11 +314,41 @@ def test_chunks_may_be_smaller_than_the_hypernetwork_takes(tmp_path: Path) -> No
 
 def test_a_bundle_says_how_long_chunks_are_where_nobody_else_does(tmp_path: Path) -> None:
     place = Place(tmp_path, TinyBundle(chunk_tokens=48, metadata={"cut_tokens": 16}))
-    as_it_says = place.attach().adapter
-    assert as_it_says.chunks == 4
-    assert place.attach(chunk_tokens=24).adapter.chunks == 3
-    assert place.attach(chunk_tokens=4096).adapter.chunks == 2, "never larger than it takes"
     assert place.network.info.cut_sizes() == (16, 32, 48)
+    as_it_says = place.attach()
+    assert as_it_says.adapter.chunks == as_it_says.read_chunks == 4
+    assert place.attach(chunk_tokens=24).adapter.chunks == 3
+    large = place.attach(chunk_tokens=4096)
+    assert large.adapter.chunks == 2, "never larger than it takes"
+    # A short document: only what answers is smaller.
+    one, two = (dense(read_adapter(made.adapter.path)[0]) for made in (as_it_says, large))
+    np.testing.assert_array_equal(one, two)
+    texts = [""] * 4
+    for passage in place.library.passages(as_it_says.adapter.id):
+        texts[passage.chunk] += passage.text
+    assert "".join(texts) == document().text and max(len(text.split()) for text in texts) <= 16
+
+
+@pytest.mark.parametrize(("words", "read"), [(150, 10), (400, 25)])
+def test_a_run_over_smaller_chunks_that_was_stopped_goes_on(tmp_path: Path, words: int, read: int) -> None:
+    def place(name: str) -> Place:
+        (tmp_path / name).mkdir()
+        return Place(tmp_path / name, TinyBundle(chunk_tokens=48, metadata={"cut_tokens": 16}))
+
+    stopped, fresh, token = place("stopped"), place("fresh"), CancelToken()
+    with pytest.raises(Cancelled):
+        stopped.attach(
+            document(words=words), ScriptedEngine(on_encode=lambda done: token.cancel() if done == 10 else None), token
+        )
+    gone_on, whole = stopped.attach(document(words=words)), fresh.attach(document(words=words))
+    assert gone_on.resumed_chunks > 0 and gone_on.read_chunks < whole.read_chunks == read
+    assert whole.adapter.chunks == gone_on.adapter.chunks == gone_on.adapter.chunk_files == read
+    for file in ("path", *range(read)):
+        one, two = (
+            dense(read_adapter(made.adapter.path if file == "path" else made.adapter.chunk_path(int(file)))[0])
+            for made in (whole, gone_on)
+        )
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("lost", [False, True])
