@@ -82,8 +82,8 @@ class BundleInfo:
         targets: GGUF module name to the blocks it adapts.
         rank: Rank of one chunk's matrices; 0 = one per token.
         chunk_tokens: Most tokens a chunk may have (without prefix and suffix).
-        cut_tokens: Most tokens of the chunks that documents are cut into, where nothing else is wanted and there are
-            not too many of them; 0 = `chunk_tokens`.
+        cut_tokens: Most tokens of the chunks that answer, where nothing else is wanted and there are not too many of
+            them; 0 = `chunk_tokens`.
         prefix: Text put before a chunk, control tokens parsed; its activations are dropped before the hypernetwork,
             unless `reads_prefix`.
         suffix: Text put after a chunk, likewise.
@@ -127,13 +127,11 @@ class BundleInfo:
         return TOKENS if self.kind == "document" and self.rank == 0 else ""
 
     def cut_sizes(self, wanted: int = 0) -> tuple[int, ...]:
-        """Most tokens of a document's chunks: as wanted, or for 0 as the bundle says, and twice that and so on.
+        """Most tokens of the chunks that answer: as wanted, or for 0 as the bundle says, then twice that and so on.
 
-        Never more than it takes.
+        Never more than it takes, which is the last.
         """
-        if wanted:
-            return (min(wanted, self.chunk_tokens),)
-        sizes = [min(self.cut_tokens or self.chunk_tokens, self.chunk_tokens)]
+        sizes = [min(wanted or self.cut_tokens or self.chunk_tokens, self.chunk_tokens)]
         while sizes[-1] < self.chunk_tokens:
             sizes.append(min(2 * sizes[-1], self.chunk_tokens))
         return tuple(sizes)

@@ -23,8 +23,7 @@ from localhyper.sources.document import Document
 Tokenize = Callable[[str], NDArray[np.int32]]
 Detokenize = Callable[[Sequence[int] | NDArray[np.int32]], str]
 
-FEW_CHUNKS = 4  # up to which a document is short
-MOST_CHUNKS = 512  # where they may be larger instead
+MOST_CHUNKS = 512  # that answer, where they may be longer instead
 # What a border is worth, in parts of a chunk left empty to reach it. A line end alone may be inside a sentence.
 _PARAGRAPH, _SENTENCE, _LINE, _INSIDE = 0.3, 0.0, -0.15, -0.5
 _LONGEST_STRING = 8  # characters per allowed token that are tokenized in one go
@@ -138,32 +137,27 @@ def cut_document(
     *,
     cancel: CancelToken | None = None,
 ) -> Cut:
-    """Cut a document for a hypernetwork that has the choice of several sizes of chunks (docs/decisions/0025).
+    """Cut a document for a hypernetwork: into chunks as long as they may be, and those into smaller ones that answer.
 
-    Of a short document the chunks that answer are parts of those that its own adapter is made of, which are as long as
-    they may be. A longer one is cut once, with the first of the sizes that makes at most `MOST_CHUNKS` chunks of it, or
-    with the last.
+    Small chunks answer more to the point, and of long ones fewer write into the sum (docs/decisions/0025).
 
     Args:
         document: As `split_document`.
         tokenize: Likewise.
         detokenize: Likewise.
-        sizes: Most tokens of a chunk, ascending; at least one.
+        sizes: Most tokens of a chunk, ascending; at least one. Those that answer have the first that makes at most
+            `MOST_CHUNKS` of them, or the last, which those of the sum have.
         cancel: Read between sentences.
 
     Raises:
         As `split_document`.
     """
-    if len(sizes) > 1:
-        chunks = _numbered(split_document(document, tokenize, detokenize, sizes[-1], cancel=cancel))
-        if len(chunks) <= FEW_CHUNKS:
-            parts = _smaller(chunks, document, tokenize, detokenize, sizes[0], cancel)
-            return Cut(tuple(chunks), parts, sizes[0])
-    for size in sizes:
-        chunks = _numbered(split_document(document, tokenize, detokenize, size, cancel=cancel))
-        if len(chunks) <= MOST_CHUNKS:
-            break
-    return Cut(tuple(chunks), tuple((chunk,) for chunk in chunks), size)
+    chunks = _numbered(split_document(document, tokenize, detokenize, sizes[-1], cancel=cancel))
+    for size in sizes[:-1]:
+        parts = _smaller(chunks, document, tokenize, detokenize, size, cancel)
+        if sum(map(len, parts)) <= MOST_CHUNKS:
+            return Cut(tuple(chunks), parts, size)
+    return Cut(tuple(chunks), tuple((chunk,) for chunk in chunks), sizes[-1])
 
 
 def _numbered(chunks: Sequence[Chunk], first: int = 0) -> list[Chunk]:

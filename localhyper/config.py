@@ -69,7 +69,7 @@ class AdapterSettings:
         64, "rank of the adapters that a long document's chunks get beside; 0 = they get none", low=0, high=4096
     )
     chunk_tokens: int = setting(
-        0, "most tokens of a chunk, at least 16; 0 = as the hypernetwork says", low=0, high=4096
+        0, "most tokens of a chunk that answers, at least 16; 0 = as the hypernetwork says", low=0, high=4096
     )
     choose_chunk: bool = setting(True, "whether a long document answers by the chunk that a question is about")
     only_related: bool = setting(True, "whether a question about none of the documents is answered without them")

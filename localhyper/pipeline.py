@@ -58,7 +58,8 @@ class AttachOptions:
         dtype: Number format of the file.
         cache_dir: Where checkpoints go; None = a stopped run starts over.
         chunk_rank: Rank budget of the adapters of single chunks, where there are several; 0 = none are made.
-        chunk_tokens: Most tokens of a chunk; 0 = as the hypernetwork says. Never more than it takes.
+        chunk_tokens: Most tokens of a chunk with an adapter of its own; 0 = as the hypernetwork says. The document's
+            adapter is made of chunks as long as it takes, whatever this says.
     """
 
     rank: int = DEFAULT_RANK
