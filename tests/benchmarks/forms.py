@@ -63,13 +63,14 @@ def replies(bench: Workbench, count: int, bundle: str, values: Values) -> dict[s
     cases = track(needles(bench, maker, count), "asking", count, console=Console(stderr=True))
     for index, (document, fact) in enumerate(cases):
         texts = [form.unseen[index % len(form.unseen)] for form in forms]
-        alone = ask_with(engine, [document], fact.question, REPLY)
+        chunk, *_ = bench.choose([fact.question], [document], engine).uses or (document,)
+        alone = ask_with(engine, [chunk], fact.question, REPLY)
         for place, (form, text) in enumerate(zip(forms, texts, strict=True)):
             given = (
                 alone,
-                ask_with(engine, [document], f"{text}\n\n{fact.question}", REPLY),
-                ask_with(engine, [document, tasks[text]], fact.question, REPLY),
-                ask_with(engine, [document, tasks[texts[place - 1]]], fact.question, REPLY),
+                ask_with(engine, [chunk], f"{text}\n\n{fact.question}", REPLY),
+                ask_with(engine, [chunk, tasks[text]], fact.question, REPLY),
+                ask_with(engine, [chunk, tasks[texts[place - 1]]], fact.question, REPLY),
             )
             for name, reply in zip(COLUMNS, given, strict=True):
                 right = holds_value(reply, fact.value)

@@ -48,7 +48,8 @@ def replies(bench: Workbench, cases: int) -> dict[str, list[Reply]]:
     for document, fact in track(needles(bench, maker, cases), "asking", cases, console=Console(stderr=True)):
         columns = ([document], [form], [document, form], [document, replace(form, scale=0.5)])
         for name, uses in zip(COLUMNS, columns, strict=True):
-            reply = ask_with(engine, uses, fact.question, REPLY)
+            chosen = bench.choose([fact.question], uses, engine).uses
+            reply = ask_with(engine, chosen, fact.question, REPLY)
             found[name].append(Reply(holds_value(reply, fact.value), len(reply.split()) == 1))
     return found
 
