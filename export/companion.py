@@ -2,8 +2,8 @@
 
     python -m localhyper.export.companion WHOLE.onnx CHUNK.onnx --cut-tokens 64 --out OUT.onnx
 
-OUT is WHOLE with the name and digest of CHUNK in its description, and how long the chunks are that documents are cut
-into; both must read the same activations, and CHUNK must lie beside OUT when it is used.
+OUT is WHOLE with the name and digest of CHUNK in its description, and how long the chunks are that
+answer; both must read the same activations, and CHUNK must lie beside OUT when it is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from localhyper.export.onnx_bundle import update_description
 def join(whole: Path, chunk: Path, out: Path, cut_tokens: int = 0) -> None:
     """Write `whole` to `out`, naming `chunk`, which is copied beside it where it does not lie there.
 
-    `cut_tokens` is most tokens of a document's chunks; 0 = as many as the bundles take.
+    `cut_tokens` is most tokens of a chunk that answers; 0 = as many as the bundles take.
 
     Raises:
         HypernetworkError: One of them is no bundle for documents, or they do not go together, or chunks would be longer
@@ -57,7 +57,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("whole", type=Path)
     parser.add_argument("chunk", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--cut-tokens", type=int, default=0, help="most tokens of a chunk; 0 = as many as they take")
+    parser.add_argument(
+        "--cut-tokens", type=int, default=0, help="most tokens of a chunk that answers; 0 = as many as they take"
+    )
     options = parser.parse_args(argv)
     try:
         join(options.whole, options.chunk, options.out, options.cut_tokens)

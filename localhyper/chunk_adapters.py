@@ -26,7 +26,7 @@ from localhyper.library import chunk_file, now
 from localhyper.lora import LoraWeights, even_ranks
 from localhyper.sources.document import Document
 
-CHUNK_DTYPE: Dtype = "q5_0"  # docs/decisions/0025 has what it costs; all figures of docs/quality.md are with it
+CHUNK_DTYPE: Dtype = "q5_0"  # docs/decisions/0025 has what it costs beside others
 
 
 @dataclass(frozen=True)

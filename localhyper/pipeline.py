@@ -77,6 +77,10 @@ class AttachOptions:
                 "0 = as the hypernetwork says",
             )
 
+    def cut_sizes(self, bundle: BundleInfo) -> tuple[int, ...]:
+        """`BundleInfo.cut_sizes` for these options: without adapters of chunks there is nothing to cut small for."""
+        return bundle.cut_sizes(self.chunk_tokens) if self.chunk_rank else (bundle.chunk_tokens,)
+
 
 @dataclass(frozen=True)
 class AttachResult:
@@ -209,7 +213,7 @@ class _Attach:
                 chunk = self._beginning(info.chunk_tokens)
                 cut = Cut((chunk,), ((chunk,),), info.chunk_tokens)
             else:
-                sizes = info.cut_sizes(self._options.chunk_tokens)
+                sizes = self._options.cut_sizes(info)
                 cut = cut_document(self._document, tokenize, detokenize, sizes, cancel=self._cancel)
         if not any(len(chunk.token_ids) for chunk in cut.summed):
             raise SourceError(f"`{self._document.title}` has no text to attach", "choose a document with text")

@@ -145,11 +145,10 @@ def _plan_document(bench: Workbench, request: JobRequest, document: Document, ca
     from localhyper.chunking import cut_document
 
     engine, bundle = bench.engine(), bench.bundle_of("document", request.hypernet)
-    sizes = bundle.cut_sizes(bench.config.adapter.chunk_tokens)
+    sizes = bench.options().cut_sizes(bundle)
     cut = cut_document(document, engine.tokenize, engine.detokenize, sizes, cancel=cancel)
-    chunks = cut.chunks
-    tokens = sum(len(chunk.token_ids) for chunk in chunks)
-    return AttachPlan(tokens, len(chunks), cut.size, _seconds(bench, bundle, len(chunks)), bundle.name)
+    chunks, tokens = len(cut.chunks), sum(len(chunk.token_ids) for chunk in cut.summed)
+    return AttachPlan(tokens, chunks, cut.size, _seconds(bench, bundle, chunks), bundle.name)
 
 
 def _plan_task(bench: Workbench, request: JobRequest, document: Document) -> AttachPlan:

@@ -296,6 +296,8 @@ def test_chunks_may_be_smaller_than_the_hypernetwork_takes(tmp_path: Path) -> No
     usual, smaller = place.attach(engine=engine), place.attach(engine=engine, chunk_tokens=16)
     assert (usual.adapter.chunks, smaller.adapter.chunks) == (2, 4) and not smaller.reused
     assert (usual.read_chunks, smaller.read_chunks) == (2, 4)
+    one, two = (dense(read_adapter(result.adapter.path)[0]) for result in (usual, smaller))
+    np.testing.assert_array_equal(one, two)
     texts = [""] * 4
     for passage in place.library.passages(smaller.adapter.id):
         texts[passage.chunk] += passage.text
@@ -307,6 +309,11 @@ def test_chunks_may_be_smaller_than_the_hypernetwork_takes(tmp_path: Path) -> No
         np.testing.assert_allclose(mine, want, atol=Q5_0_ERROR * np.abs(want).max())
     assert place.attach(chunk_tokens=16).reused
     assert place.attach(chunk_tokens=4096).adapter.chunks == 2, "never larger"
+    nothing = place.attach(chunk_tokens=16, chunk_rank=0)
+    assert nothing.adapter.chunks == nothing.read_chunks == 2, "nothing to choose from"
+    short = place.attach(document(words=30), chunk_tokens=16).adapter
+    assert (short.chunks, short.chunk_files) == (2, 2) and short.chunk_path(0) != short.path
+    assert place.attach(document(words=9, title="Tiny"), chunk_tokens=16).adapter.chunk_files == 0
     for few in (1, 15):
         with pytest.raises(ConfigError, match=f"is {few}, wanted 0 or at least 16"):
             place.attach(chunk_tokens=few)
@@ -328,8 +335,8 @@ def test_a_bundle_says_how_long_chunks_are_where_nobody_else_does(tmp_path: Path
     assert "".join(texts) == document().text and max(len(text.split()) for text in texts) <= 16
 
 
-@pytest.mark.parametrize(("words", "read"), [(150, 10), (400, 26)])
-def test_a_run_over_smaller_chunks_that_was_stopped_goes_on(tmp_path: Path, words: int, read: int) -> None:
+@pytest.mark.parametrize(("words", "read", "left"), [(150, 10, 4), (400, 26, 20)])
+def test_a_run_over_smaller_chunks_that_was_stopped_goes_on(tmp_path: Path, words: int, read: int, left: int) -> None:
     def place(name: str) -> Place:
         (tmp_path / name).mkdir()
         return Place(tmp_path / name, TinyBundle(chunk_tokens=48, metadata={"cut_tokens": 16}))
@@ -340,7 +347,8 @@ def test_a_run_over_smaller_chunks_that_was_stopped_goes_on(tmp_path: Path, word
             document(words=words), ScriptedEngine(on_encode=lambda done: token.cancel() if done == 10 else None), token
         )
     gone_on, whole = stopped.attach(document(words=words)), fresh.attach(document(words=words))
-    assert gone_on.resumed_chunks > 0 and gone_on.read_chunks < whole.read_chunks == read
+    done = gone_on.resumed_chunks
+    assert (done, gone_on.read_chunks, whole.read_chunks) == (2, left, read)
     assert whole.adapter.chunks == gone_on.adapter.chunks == gone_on.adapter.chunk_files == read
     for file in ("path", *range(read)):
         one, two = (
