@@ -45,7 +45,7 @@ class AdapterMetadata:
         source_kind: Its kind (`pdf`, `text`, …).
         source_sha256: Hex digest of its text.
         source_tokens: Tokens it was read as.
-        source_chunks: Chunks it was cut into.
+        source_chunks: Chunks that it is the sum of.
         hypernetwork_name: Name in the hypernetwork's bundle.
         hypernetwork_sha256: Hex digest of the bundle.
         base_fingerprint: `BaseModelInfo.fingerprint` of the base it was made for; empty in foreign adapters.

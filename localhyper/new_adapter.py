@@ -59,20 +59,22 @@ def store_adapter(
     origin: Origin,
     dtype: Dtype,
     passages: Iterable[Passage],
+    *,
+    summed: int = 1,
 ) -> AdapterInfo:
-    """Write the file, then the row: a file without a row is harmless, a row without a file is not."""
-    write_adapter(info.path, weights, origin.base, _file_metadata(info, origin.bundle), dtype)
+    """Write the file, a sum of chunks, then the row: a file without a row is harmless, a row without a file is not."""
+    write_adapter(info.path, weights, origin.base, _file_metadata(info, origin.bundle, summed), dtype)
     return library.add(replace(info, size_bytes=info.path.stat().st_size), passages)
 
 
-def _file_metadata(info: AdapterInfo, bundle: BundleInfo) -> AdapterMetadata:
+def _file_metadata(info: AdapterInfo, bundle: BundleInfo, summed: int) -> AdapterMetadata:
     return AdapterMetadata(
         name=info.name,
         source_title=info.title,
         source_kind=info.kind,
         source_sha256=info.document_sha256,
         source_tokens=info.tokens,
-        source_chunks=info.chunks,
+        source_chunks=summed,
         hypernetwork_name=info.hypernet_name,
         hypernetwork_sha256=info.hypernet_sha256,
         base_fingerprint=info.base_fingerprint,

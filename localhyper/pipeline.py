@@ -359,6 +359,7 @@ class _Attach:
                 origin,
                 self._options.dtype,
                 passages_of(cut.chunks),
+                summed=len(cut.summed),
             )
             if stored.path != info.path:  # the other one was first after all
                 shutil.rmtree(chunk_folder(info.path), ignore_errors=True)
