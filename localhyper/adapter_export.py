@@ -132,6 +132,18 @@ def export_merged_peft(
     return _write_peft(folder, merged.weights, base, merged_metadata(merged, sources, folder.name), overwrite)
 
 
+def check_free(name: str, form: str, to: Path, *, overwrite: bool) -> None:
+    """Refuse a place that is taken, before anything is made for it.
+
+    Raises:
+        LibraryError: Something is there already.
+    """
+    if form == "peft":
+        check_room(peft_target(to, name), overwrite=overwrite)
+    else:
+        gguf_target(to, name, overwrite=overwrite)
+
+
 def gguf_target(to: Path, name: str, *, overwrite: bool) -> Path:
     """`to` itself, or `NAME.gguf` in it where it is a folder.
 

@@ -1,8 +1,9 @@
 """A conversation with a base model and its adapters: history, regenerate, and what happens when the window is full.
 
-Knows only the `Engine` protocol. Rule of forgetting: the history kept here is whole; a prompt holds the system message,
-the new question, and as many of the latest turns as leave room for the reply. Turns are dropped whole, oldest first.
-Where whoever chooses the adapters says so, a question is read with fewer turns, or none.
+Knows the `Engine` protocol, and where an adapter's files are. Rule of forgetting: the history kept here is whole; a
+prompt holds the system message, the new question, and as many of the latest turns as leave room for the reply. Turns
+are dropped whole, oldest first. Where whoever chooses the adapters says so, a question is read with fewer turns, or
+none.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import replace
 from localhyper.chunk_choice import NOTHING, Choice, Choose, whole
 from localhyper.engine import AdapterUse, ChatMessage, Engine, Piece, Sampling
 from localhyper.errors import ContextError
+from localhyper.library import file_to_check
 from localhyper.progress import CancelToken
 
 
@@ -71,7 +73,7 @@ class ChatSession:
         Raises:
             AdapterError: One does not fit; the conversation keeps those it had.
         """
-        self._engine.set_adapters(adapters)
+        self._engine.set_adapters([replace(use, path=file_to_check(use.path)) for use in adapters])
         self._adapters = tuple(adapters)
 
     def reset(self) -> None:

@@ -5,12 +5,14 @@ A workbench's part. Knows where bundles lie, not what is made with them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from localhyper.bundle import BundleInfo, check_kind, read_bundle
 from localhyper.config import HypernetSettings
 from localhyper.engine import BaseModelInfo
+from localhyper.errors import HypernetworkError
 from localhyper.progress import Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -56,6 +58,32 @@ class ChosenHypernets:
             check_kind(bundle, kind)
             self._described[key] = bundle
         return self._described[key]
+
+    def made_by(self, sha256: str, base: BaseModelInfo, name: str = "") -> BundleInfo:
+        """What the hypernetwork of this digest, made for this base model, says of itself; of documents.
+
+        Raises:
+            HypernetworkError: It is not on this machine; `name` is what it was called.
+        """
+        with contextlib.suppress(HypernetworkError):
+            self.describe("document")
+        known = [bundle for bundle in self._described.values() if bundle.sha256 == sha256]
+        found = known or [bundle for bundle in self._here(base) if bundle.sha256 == sha256]
+        if not found:
+            raise HypernetworkError(
+                f"hypernetwork `{name}` ({sha256[:12]}) is not on this machine as it was",
+                "attach the document again",
+            )
+        return found[0]
+
+    def is_here(self, bundle: BundleInfo, base: BaseModelInfo) -> bool:
+        """Whether `made_by` will find it in another run, too: not if it was named by its path."""
+        return any(found.sha256 == bundle.sha256 for found in self._here(base))
+
+    def _here(self, base: BaseModelInfo) -> Iterator[BundleInfo]:
+        for path in self._registry().hypernetworks_for(base.fingerprint).values():
+            with contextlib.suppress(HypernetworkError):  # one bad file hides no good one
+                yield read_bundle(path)
 
     def load(self, bundle: BundleInfo, base: BaseModelInfo, progress: ProgressCallback) -> OnnxHypernetwork:
         """The hypernetwork in memory, in the place of another one of its kind, checked against its base model.

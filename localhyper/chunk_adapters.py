@@ -98,6 +98,11 @@ class ChunkWriter:
         """Whether the first `chunks` of them are there."""
         return all(chunk_file(self.folder, chunk).is_file() for chunk in range(self.first, chunks))
 
+    def count(self, chunks: int) -> int:
+        """How many of the first `chunks` are there, up to the first that is not."""
+        missing = (chunk for chunk in range(self.first, chunks) if not chunk_file(self.folder, chunk).is_file())
+        return next(missing, chunks)
+
     def move_to(self, folder: Path, chunks: int) -> int:
         """Give the folder, of so many files, its place beside the whole document's adapter; bytes of its files.
 

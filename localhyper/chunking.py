@@ -79,6 +79,11 @@ class Cut:
         """All that answer."""
         return [chunk for parts in self.answering for chunk in parts]
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether other chunks answer than those of the sum."""
+        return any(len(parts) > 1 for parts in self.answering)
+
 
 @dataclass(frozen=True)
 class _Span:
@@ -152,7 +157,7 @@ def cut_document(
     Raises:
         As `split_document`.
     """
-    chunks = _numbered(split_document(document, tokenize, detokenize, sizes[-1], cancel=cancel))
+    chunks = with_tokens(split_document(document, tokenize, detokenize, sizes[-1], cancel=cancel))
     for size in sizes[:-1]:
         parts = _smaller(chunks, document, tokenize, detokenize, size, cancel)
         if sum(map(len, parts)) <= MOST_CHUNKS:
@@ -160,8 +165,8 @@ def cut_document(
     return Cut(tuple(chunks), tuple((chunk,) for chunk in chunks), sizes[-1])
 
 
-def _numbered(chunks: Sequence[Chunk], first: int = 0) -> list[Chunk]:
-    """Those that have tokens: some tokenizers make none of white space."""
+def with_tokens(chunks: Sequence[Chunk], first: int = 0) -> list[Chunk]:
+    """Those that have tokens, numbered from `first` on: some tokenizers make none of white space."""
     told = [chunk for chunk in chunks if len(chunk.token_ids)]
     return [replace(chunk, index=first + place) for place, chunk in enumerate(told)]
 
@@ -179,7 +184,7 @@ def _smaller(
     for chunk in chunks:
         found = split_document(replace(document, text=chunk.text), tokenize, detokenize, most, cancel=cancel)
         placed = [replace(one, start=chunk.start + one.start, end=chunk.start + one.end) for one in found]
-        parts.append(tuple(_numbered(placed, sum(map(len, parts))) or [replace(chunk, index=sum(map(len, parts)))]))
+        parts.append(tuple(with_tokens(placed, sum(map(len, parts))) or [replace(chunk, index=sum(map(len, parts)))]))
     return tuple(parts)
 
 

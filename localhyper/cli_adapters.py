@@ -9,10 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from localhyper.cli_options import BaseOption, JsonOption, adapter_json, open_workbench
-from localhyper.cli_output import chunks, note, put, put_json, put_table, size
+from localhyper.cli_output import (
+    ProgressView,
+    chunks,
+    note,
+    put,
+    put_json,
+    put_table,
+    size,
+    stop_on_signals,
+)
 from localhyper.errors import ConfigError, LibraryError
 from localhyper.gguf_writer import DTYPES, Dtype
 from localhyper.library import AdapterInfo, chunk_folder
+from localhyper.progress import CancelToken
 from localhyper.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -49,7 +59,7 @@ def _row(info: AdapterInfo, removed: bool) -> tuple[str, ...]:
         name,
         info.kind,
         f"{info.tokens:,}" if info.tokens else "-",
-        str(info.rank),
+        str(info.rank) if info.whole_made else "-",
         size(info.all_bytes),
         info.base_name,
         made,
@@ -90,11 +100,18 @@ def _folder(info: AdapterInfo) -> str:
     return f"{folder}" + ("" if folder.is_dir() else " (missing)")
 
 
+def _file(info: AdapterInfo) -> str:
+    if not info.whole_made:
+        budget = f"of rank {info.rank} at most" if info.rank else "of full rank"
+        return f"made when it is first exported, merged or asked as a whole, {budget}"
+    return f"{info.path}" + ("" if info.usable else " (missing or damaged)")
+
+
 def _show(info: AdapterInfo) -> None:
     rows = [
         ("name", info.name),
-        ("file", f"{info.path}" + ("" if info.usable else " (missing or damaged)")),
-        ("size", size(info.size_bytes)),
+        ("file", _file(info)),
+        ("size", size(info.size_bytes) if info.whole_made else ""),
         ("source", f"{info.title} ({info.kind}) {info.origin}".rstrip()),
         ("text sha256", info.document_sha256),
         ("tokens", f"{info.tokens:,} in {chunks(info.chunks)}" if info.tokens else ""),
@@ -102,7 +119,7 @@ def _show(info: AdapterInfo) -> None:
             "chunks",
             f"{_adapters(info)}, {size(info.chunk_bytes)}, {_folder(info)}" if info.chunk_files else "",
         ),
-        ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept"),
+        ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept" if info.whole_made else ""),
         ("base", f"{info.base_name} ({info.base_fingerprint})"),
         ("hypernetwork", f"{info.hypernet_name} ({info.hypernet_sha256})" if info.hypernet_name else ""),
         ("made", info.made_at),
@@ -177,8 +194,9 @@ def merge(
     The new one acts as all of them together. Its rank is the sum of theirs, cut back to the rank budget; how much of
     the sum's energy that leaves is told. --rank 0 keeps all.
     """
-    with open_workbench() as bench:
-        merged, sources = bench.merge(names, rank)
+    token = CancelToken()
+    with open_workbench() as bench, stop_on_signals(token), ProgressView() as view:
+        merged, sources = bench.merge(names, rank, progress=view, cancel=token)
         from localhyper.adapter_merge import store_merged
 
         info = store_merged(bench.library, merged, sources, name, bench.options().dtype)
@@ -220,6 +238,8 @@ def export_adapter(
 
     With --merge, several adapters become one file or folder, as `adapters merge` makes one in the library: all
     arguments but the last are adapters, `lease rules@0.5 both.gguf --merge`.
+
+    The adapter of a whole document is made at its first export, which reads the text once more.
     """
     if form not in ("gguf", "peft"):
         raise ConfigError(f"--format is `{form[:40]}`", "say `gguf` or `peft`")
@@ -228,11 +248,12 @@ def export_adapter(
         raise ConfigError("--dtype is for GGUF files", "a PEFT folder is float16 where that is exact, else float32")
     if rank is not None and not merged:
         raise ConfigError("--rank is for --merge")
-    with open_workbench() as bench:
+    token = CancelToken()
+    with open_workbench() as bench, stop_on_signals(token):
         if merged:
-            put(str(_export_merged(bench, names, form, wanted, rank, force)))
+            put(str(_export_merged(bench, names, form, wanted, rank, force, token)))
         else:
-            put(str(_export_one(bench, names, form, wanted, force)))
+            put(str(_export_one(bench, names, form, wanted, force, token)))
 
 
 def _dtype(text: str) -> Dtype | None:
@@ -241,29 +262,42 @@ def _dtype(text: str) -> Dtype | None:
     return text if text else None
 
 
-def _export_one(bench: Workbench, names: Sequence[str], form: str, dtype: Dtype | None, force: bool) -> Path:
+def _export_one(
+    bench: Workbench, names: Sequence[str], form: str, dtype: Dtype | None, force: bool, token: CancelToken
+) -> Path:
     if len(names) > 2:
         raise ConfigError(f"export takes one adapter and a place, got {len(names)} words", "--merge sums several")
     to = Path(names[1]) if len(names) == 2 else Path()
-    if form == "gguf" and dtype is None:
-        return bench.library.export(names[0], to, overwrite=force)
-    from localhyper.adapter_export import export_gguf, export_peft
+    from localhyper.adapter_export import check_free, export_gguf, export_peft
 
     info = bench.library.get(names[0])
+    check_free(info.name, form, to, overwrite=force)  # before the work
+    with ProgressView() as view:
+        info = bench.made_whole(info, progress=view, cancel=token)
+    if form == "gguf" and dtype is None:
+        return bench.library.export(info.name, to, overwrite=force)
     if dtype is not None:
         return export_gguf(info, to, dtype, overwrite=force)
     return export_peft(info, bench.registry, to, overwrite=force).folder
 
 
 def _export_merged(
-    bench: Workbench, words: Sequence[str], form: str, dtype: Dtype | None, rank: int | None, force: bool
+    bench: Workbench,
+    words: Sequence[str],
+    form: str,
+    dtype: Dtype | None,
+    rank: int | None,
+    force: bool,
+    token: CancelToken,
 ) -> Path:
     if len(words) < 2:
         raise ConfigError("--merge takes adapters and a place: NAME[@SCALE]... TO", "TO is the file or folder to be")
-    from localhyper.adapter_export import export_merged_gguf, export_merged_peft
+    from localhyper.adapter_export import check_free, export_merged_gguf, export_merged_peft
 
     to = Path(words[-1])
-    merged, sources = bench.merge(words[:-1], rank)
+    check_free("merged", form, to, overwrite=force)  # before the work
+    with ProgressView() as view:
+        merged, sources = bench.merge(words[:-1], rank, progress=view, cancel=token)
     if form == "peft":
         place = export_merged_peft(merged, sources, bench.registry, to, overwrite=force).folder
     else:

@@ -22,9 +22,21 @@ from localhyper.cli_options import (
     file_or_name,
     open_workbench,
 )
-from localhyper.cli_output import beside, chunks, note, put, put_json, seconds, size, stage_times, stop_on_signals
+from localhyper.cli_output import (
+    beside,
+    chunks,
+    note,
+    own_adapter,
+    put,
+    put_json,
+    seconds,
+    size,
+    stage_times,
+    stop_on_signals,
+)
 from localhyper.errors import ConfigError, LocalHyperError, SourceError
 from localhyper.jobs import JobRequest
+from localhyper.library import chunk_folder
 from localhyper.progress import CancelToken
 
 
@@ -120,15 +132,13 @@ def _show(report: Report) -> None:
         put(f"{adapter.name}  task, rank {adapter.rank}, {size(adapter.size_bytes)}")
         note(f"made in {seconds(report.attached.seconds)}: {stage_times(_timings(report))}")
     else:
-        put(
-            f"{adapter.name}  {adapter.tokens:,} tokens, {chunks(adapter.chunks)}, rank {adapter.rank}, "
-            f"{adapter.energy_kept:.1%} of the energy kept, {size(adapter.size_bytes)}"
-        )
-        if adapter.chunk_files:
-            note(beside(adapter.chunks, adapter.chunk_bytes))
+        made = own_adapter(adapter) or beside(adapter)
+        put(f"{adapter.name}  {adapter.tokens:,} tokens, {chunks(adapter.chunks)}, {made}")
+        if adapter.whole_made and adapter.chunk_files:
+            note(beside(adapter))
         again = f", {chunks(result.resumed_chunks)} kept from before" if result.resumed_chunks else ""
         note(f"made in {seconds(report.attached.seconds)}{again}: {stage_times(_timings(report))}")
-    put(str(adapter.path))
+    put(str(adapter.path if adapter.whole_made else chunk_folder(adapter.path)))
 
 
 def _timings(report: Report) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
@@ -117,12 +117,18 @@ def _adapters(
     token: CancelToken,
 ) -> tuple[Named, ...]:
     """Those of the library at their strengths, then those that are attached now; none of them twice."""
-    named = bench.uses(with_adapters or [])
+    named = _named(bench, with_adapters or [], token)
     for name in hypernets or ():
         bench.choose_hypernet(file_or_name(name))
     made = attach_for_question(bench, documents or (), task, password, token)
     taken = {use.path for _, use in named}
     return (*named, *((name, use) for name, use in made if use.path not in taken))
+
+
+def _named(bench: Workbench, wanted: Sequence[str], token: CancelToken) -> tuple[Named, ...]:
+    """Those of the library; that of a whole document is made now where it will answer."""
+    with ProgressView() as view:
+        return bench.uses(wanted, whole=not bench.config.adapter.choose_chunk, progress=view, cancel=token)
 
 
 def _session(bench: Workbench, system: str) -> ChatSession:
@@ -271,7 +277,9 @@ def _turn(bench: Workbench, session: ChatSession, line: str) -> None:
         session.reset()
         note("forgotten")
     elif command == "/use":
-        named = bench.uses(arguments)
+        token = CancelToken()
+        with stop_on_signals(token):
+            named = _named(bench, arguments, token)
         session.use([use for _, use in named])
         note(_heading(named).rstrip(":"))
     elif command.startswith("/"):

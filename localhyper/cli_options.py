@@ -73,4 +73,5 @@ def file_or_name(hypernet: str) -> str:
 
 def adapter_json(adapter: AdapterInfo) -> dict[str, object]:
     """An adapter for scripts."""
-    return {**dataclasses.asdict(adapter), "path": str(adapter.path), "usable": adapter.usable}
+    about = {"path": str(adapter.path), "whole_made": adapter.whole_made, "usable": adapter.usable}
+    return {**dataclasses.asdict(adapter), **about}

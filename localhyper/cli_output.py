@@ -15,9 +15,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 from localhyper.errors import LocalHyperError
 from localhyper.progress import CancelToken, Progress
+
+if TYPE_CHECKING:
+    from localhyper.library import AdapterInfo
 
 EXIT_UNEXPECTED = 70
 EXIT_INTERRUPTED = 130
@@ -201,11 +205,21 @@ def chunks(number: int) -> str:
     return "1 chunk" if number == 1 else f"{number:,} chunks"
 
 
-def beside(chunks: int, size_bytes: int) -> str:
-    """The adapters beside that of a document of so many chunks, for people."""
-    if chunks == 1:
-        return f"and one of its overview, {size(size_bytes)}"
-    return f"and an adapter of each chunk, {size(size_bytes)} together"
+def own_adapter(info: AdapterInfo) -> str:
+    """An adapter's own file, for people; empty where it is yet to be made."""
+    if not info.whole_made:
+        return ""
+    return f"rank {info.rank}, {info.energy_kept:.1%} of the energy kept, {size(info.size_bytes)}"
+
+
+def beside(info: AdapterInfo) -> str:
+    """The adapters of a document's chunks, for people; empty where there are none."""
+    if not info.chunk_files:
+        return ""
+    also = "and " if info.whole_made else ""
+    if info.chunks == 1:
+        return f"{also}one of its overview, {size(info.chunk_bytes)}"
+    return f"{also}an adapter of each chunk, {size(info.chunk_bytes)} together"
 
 
 def stage_times(timings: Mapping[str, float]) -> str:

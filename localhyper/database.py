@@ -82,6 +82,11 @@ def add_chunk_files(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE adapters ADD COLUMN chunk_bytes INTEGER NOT NULL DEFAULT 0")
 
 
+def add_dtype(connection: sqlite3.Connection) -> None:
+    """Number format of the own adapter, which may be made later than its row; empty where nobody noted it."""
+    connection.execute("ALTER TABLE adapters ADD COLUMN dtype TEXT NOT NULL DEFAULT ''")
+
+
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     create_adapters,
     create_passages,
@@ -89,6 +94,7 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     create_conversations,
     create_attach_times,
     add_chunk_files,
+    add_dtype,
 )
 
 

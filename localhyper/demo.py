@@ -13,10 +13,11 @@ from importlib.resources import files
 from pathlib import Path
 
 from localhyper.chat import ChatSession
-from localhyper.cli_output import ProgressView, beside, chunks, seconds, size, stage_times
+from localhyper.cli_output import ProgressView, beside, chunks, own_adapter, seconds, size, stage_times
 from localhyper.engine import AdapterUse
 from localhyper.errors import ConfigError
 from localhyper.jobs import JobRequest
+from localhyper.library import chunk_folder
 from localhyper.progress import CancelToken
 from localhyper.workbench import Attached, Workbench
 
@@ -85,12 +86,11 @@ def _show_adapter(attached: Attached, put: Print) -> None:
     adapter, result = attached.result.adapter, attached.result
     put(f"document        {adapter.title}: {adapter.tokens:,} tokens in {chunks(adapter.chunks)}")
     made = f"made in {seconds(sum(result.timings.values()))} ({stage_times(result.timings)})"
-    put(f"adapter         {adapter.name}: rank {adapter.rank}, {size(adapter.size_bytes)}, "
-        f"{adapter.energy_kept:.1%} of the energy kept")  # fmt: skip
-    if adapter.chunk_files:
-        put(f"                {beside(adapter.chunks, adapter.chunk_bytes)}")
-    put(f"                {'attached before, nothing to do' if result.reused else made}")
-    put(f"file            {adapter.path}")
+    lines = [*filter(None, (own_adapter(adapter), beside(adapter)))]
+    put(f"adapter         {adapter.name}: {lines[0]}")
+    for line in (*lines[1:], "attached before, nothing to do" if result.reused else made):
+        put(f"                {line}")
+    put(f"file            {adapter.path if adapter.whole_made else chunk_folder(adapter.path)}")
 
 
 def _ask_all(

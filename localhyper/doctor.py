@@ -222,7 +222,7 @@ def _library(paths: Paths) -> list[Check]:
     if broken:
         hint = f"attach the document again, or run `localhyper adapters remove {broken[0]}`"
         return [Check("library", WARN, f"{len(broken)} of {len(adapters)} adapters lack their file: {broken[0]}", hint)]
-    return [Check("library", OK, f"{len(adapters)} adapters, {_bytes(sum(info.size_bytes for info in adapters))}")]
+    return [Check("library", OK, f"{len(adapters)} adapters, {_bytes(sum(info.all_bytes for info in adapters))}")]
 
 
 def _settings(paths: Paths) -> Config:

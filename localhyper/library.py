@@ -44,15 +44,16 @@ class AdapterInfo:
         base_fingerprint: Fingerprint of that base model.
         hypernet_name: Name of the hypernetwork; empty where none made it.
         hypernet_sha256: Digest of the hypernetwork's bundle; likewise.
-        rank: LoRA rank.
+        rank: LoRA rank; of one that is yet to be made its rank budget, 0 = none.
         energy_kept: Share of the generated update's energy that survived recompression, 1.0 = all.
         tokens: Tokens of the document; 0 where no document is known.
         chunks: Chunks it was cut into; likewise.
-        size_bytes: Size of the file.
+        size_bytes: Size of the file; 0 = it is made when it is first wanted.
         made_at: ISO 8601 in UTC.
         notes: What was left out of the document and why.
         chunk_files: Adapters of single chunks, one a chunk, and one of an overview after them; 0 = none.
         chunk_bytes: Size of their files together.
+        dtype: Number format of the file; empty where nobody noted it.
     """
 
     name: str
@@ -75,6 +76,7 @@ class AdapterInfo:
     notes: tuple[str, ...] = ()
     chunk_files: int = 0
     chunk_bytes: int = 0
+    dtype: str = ""
     id: int = 0
 
     @property
@@ -87,8 +89,15 @@ class AdapterInfo:
         return self.path if chunk < self.chunks == 1 else chunk_file(chunk_folder(self.path), chunk)
 
     @property
+    def whole_made(self) -> bool:
+        """Whether the file has been made: the adapter of the whole document, where its chunks have adapters."""
+        return self.size_bytes > 0
+
+    @property
     def usable(self) -> bool:
-        """Whether the file is there with the size it was written with."""
+        """Whether the file is there with the size it was written with, or what answers in its place."""
+        if not self.whole_made:
+            return chunk_folder(self.path).is_dir()
         try:
             return self.path.stat().st_size == self.size_bytes
         except OSError:
@@ -157,6 +166,12 @@ def chunk_file(folder: Path, chunk: int) -> Path:
     return folder / f"{chunk:05d}.gguf"
 
 
+def file_to_check(adapter: Path) -> Path:
+    """An adapter's file, or that of its document's first chunk, which fits the same, where it is yet to be made."""
+    first = chunk_file(chunk_folder(adapter), 0)
+    return first if not adapter.exists() and first.exists() else adapter
+
+
 class Library:
     """Adapters under one folder: rows in a database, weights in `adapters/*.gguf`."""
 
@@ -216,6 +231,22 @@ class Library:
                 return twin
             raise LibraryError(f"there is an adapter named `{info.name}` already", "choose another --name") from error
         return replace(info, id=number)
+
+    def set_whole(self, info: AdapterInfo) -> None:
+        """Note that the file of an adapter has been made since: its rank, energy and size.
+
+        Raises:
+            LibraryError: The adapter was removed meanwhile; the file is deleted.
+        """
+        values = [info.rank, info.energy_kept, info.size_bytes, info.id]
+        with self.database.transaction() as connection:
+            cursor = connection.execute(
+                "UPDATE adapters SET rank = ?, energy_kept = ?, size_bytes = ? WHERE id = ? AND removed_at IS NULL",
+                values,
+            )
+            if not cursor.rowcount:
+                info.path.unlink(missing_ok=True)
+                raise LibraryError(f"`{info.name}` was removed meanwhile", f"`adapters restore {info.name}`")
 
     def list(self) -> tuple[AdapterInfo, ...]:
         """All adapters, newest first."""
@@ -299,13 +330,15 @@ class Library:
             raise LibraryError(f"there is no `{name[:80]}` in the trash")
         info = found[0]
         trash = self._folder / TRASH / f"{info.id}-{info.path.name}"
-        if not trash.exists():
+        left = trash if info.whole_made else chunk_folder(trash)
+        if not left.exists():
             raise LibraryError(f"the file of `{name}` is gone from the trash", "attach the document again")
         free = self.free_name(info.name)
         try:
             with self.database.transaction() as connection:
                 connection.execute("UPDATE adapters SET removed_at = NULL, name = ? WHERE id = ?", [free, info.id])
-                os.replace(trash, info.path)
+                if trash.exists():
+                    os.replace(trash, info.path)
                 _move_chunks(trash, info.path)
         except sqlite3.IntegrityError as error:
             raise LibraryError(f"the document of `{name}` has been attached again since", _LIST_HINT) from error
@@ -329,6 +362,8 @@ class Library:
             LibraryError: No such adapter, its file is gone, the target exists or cannot be written.
         """
         info = self.get(name)
+        if not info.whole_made:
+            raise LibraryError(f"the adapter of `{info.name}` as a whole is yet to be made", _LIST_HINT)
         target = to / f"{info.name}.gguf" if to.is_dir() else to
         if target.exists() and not overwrite:
             raise LibraryError(f"`{target}` exists already", "add --force to replace it")

@@ -25,7 +25,7 @@ class Origin:
 
 
 def new_adapter(
-    library: Library, origin: Origin, name: str, result: Recompressed, *, tokens: int, chunks: int
+    library: Library, origin: Origin, name: str, *, rank: int, dtype: Dtype, tokens: int, chunks: int
 ) -> AdapterInfo:
     """The row of an adapter whose file is yet to be written; `name` empty = a free one from the title."""
     document, base, bundle = origin.document, origin.base, origin.bundle
@@ -42,20 +42,21 @@ def new_adapter(
         base_fingerprint=base.fingerprint,
         hypernet_name=bundle.name,
         hypernet_sha256=bundle.sha256,
-        rank=result.weights.rank,
-        energy_kept=result.energy_kept,
+        rank=rank,
+        energy_kept=1.0,
         tokens=tokens,
         chunks=chunks,
         size_bytes=0,
         made_at=now(),
         notes=document.notes,
+        dtype=dtype,
     )
 
 
 def store_adapter(
     library: Library,
     info: AdapterInfo,
-    weights: LoraWeights,
+    result: Recompressed,
     origin: Origin,
     dtype: Dtype,
     passages: Iterable[Passage],
@@ -63,8 +64,20 @@ def store_adapter(
     summed: int = 1,
 ) -> AdapterInfo:
     """Write the file, a sum of chunks, then the row: a file without a row is harmless, a row without a file is not."""
-    write_adapter(info.path, weights, origin.base, _file_metadata(info, origin.bundle, summed), dtype)
-    return library.add(replace(info, size_bytes=info.path.stat().st_size), passages)
+    info = replace(info, rank=result.weights.rank, energy_kept=result.energy_kept)
+    return library.add(write_file(info, result.weights, origin.base, origin.bundle, dtype, summed=summed), passages)
+
+
+def write_file(
+    info: AdapterInfo, weights: LoraWeights, base: BaseModelInfo, bundle: BundleInfo, dtype: Dtype, *, summed: int
+) -> AdapterInfo:
+    """Write an adapter's file, the sum of so many chunks; its row with the file's size.
+
+    Raises:
+        AdapterError: The weights cannot be stored.
+    """
+    write_adapter(info.path, weights, base, _file_metadata(info, bundle, summed), dtype)
+    return replace(info, size_bytes=info.path.stat().st_size)
 
 
 def _file_metadata(info: AdapterInfo, bundle: BundleInfo, summed: int) -> AdapterMetadata:

@@ -5,6 +5,7 @@ Knows settings and where things are, not how they are shown. Not thread-safe, li
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -19,7 +20,7 @@ from localhyper.bundle import BundleInfo
 from localhyper.chosen_hypernets import ChosenHypernets
 from localhyper.config import Config
 from localhyper.engine import AdapterUse, BaseModelInfo, Engine, EngineConfig, Sampling
-from localhyper.errors import AdapterError, ConfigError, LibraryError, LocalHyperError, SourceError
+from localhyper.errors import AdapterError, ConfigError, LibraryError, LocalHyperError, ModelError, SourceError
 from localhyper.library import AdapterInfo, Library
 from localhyper.paths import Paths
 from localhyper.pipeline import AttachOptions, AttachResult, attach_document, find_attached
@@ -28,7 +29,7 @@ from localhyper.progress import CancelToken, Progress, ProgressCallback, ignore_
 if TYPE_CHECKING:
     from localhyper.adapter_import import Imported
     from localhyper.adapter_merge import Merged, MergeSource
-    from localhyper.chunk_choice import Choose
+    from localhyper.chunk_choice import Choice, Choose
     from localhyper.gguf_writer import Dtype
     from localhyper.hypernet import OnnxHypernetwork
     from localhyper.jobs import JobRequest
@@ -169,14 +170,74 @@ class Workbench:
 
     @property
     def choose(self) -> Choose:
-        """Which adapters answer a question, as set."""
+        """Which adapters answer a question, as set; one that has not been made yet is made."""
         from localhyper.chunk_choice import whole
         from localhyper.chunk_chooser import ChunkChooser
 
-        if not self.config.adapter.choose_chunk:
-            return whole
         settings = self.config.adapter
-        return ChunkChooser(lambda: self.library, only_related=settings.only_related, standalone=settings.standalone)
+        related, standalone = settings.only_related, settings.standalone
+        chooser = ChunkChooser(lambda: self.library, only_related=related, standalone=standalone)
+        choose = chooser if settings.choose_chunk else whole
+
+        def chosen(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
+            choice = choose(questions, uses, engine)
+            for use in choice.uses:
+                info = None if use.path.exists() else self._row_of(use.path)
+                if info is not None and not info.whole_made:
+                    self.made_whole(info, engine=engine)
+            return choice
+
+        return chosen
+
+    def made_whole(
+        self,
+        info: AdapterInfo,
+        *,
+        engine: Engine | None = None,
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> AdapterInfo:
+        """The library's row with its file there: made now where that was left for when it is wanted.
+
+        Args:
+            info: The row.
+            engine: The base model that it fits, where that is loaded elsewhere.
+            progress: Told at every step.
+            cancel: Stops between chunks.
+
+        Raises:
+            LibraryError: The text is gone.
+            ModelError: The base model is not on this machine.
+            HypernetworkError: The hypernetwork that made it is not, or not as it was.
+            Cancelled: `cancel` was set.
+        """
+        if info.whole_made:
+            return info
+        from localhyper.whole_document import make_whole
+
+        with contextlib.ExitStack() as stack:
+            engine = engine or self._engine_for(info, stack, progress)
+            bundle = self._hypernets.made_by(info.hypernet_sha256, engine.info, info.hypernet_name)
+            network = self._hypernets.load(bundle, engine.info, progress)
+            folder = self.paths.chunk_cache_dir
+            return make_whole(info, engine, network, self.library, folder, progress, cancel).adapter
+
+    def _engine_for(self, info: AdapterInfo, stack: contextlib.ExitStack, progress: ProgressCallback) -> Engine:
+        """The base model of an adapter: the one that is set, or another one for as long as it takes."""
+        with contextlib.suppress(ModelError):  # the one that is set need not be here
+            if info.base_fingerprint == self.base_info.fingerprint:
+                return self.engine(progress)
+        from localhyper.llama_engine import LlamaEngine
+        from localhyper.present_bases import base_with
+
+        base, _ = base_with(info.base_fingerprint, self.registry)
+        if base is None:
+            raise ModelError(
+                f"the base model of `{info.name}`, `{info.base_name}`, is not on this machine",
+                "`localhyper models list` shows what is known",
+            )
+        progress(Progress("load", 0, 0, base.name))
+        return stack.enter_context(LlamaEngine.load(base.path, EngineConfig(**dataclasses.asdict(self.config.engine))))
 
     def options(self, name: str = "", rank: int | None = None) -> AttachOptions:
         """How adapters are made, as set; `rank` None = as set."""
@@ -184,7 +245,13 @@ class Workbench:
         dtype = cast("Dtype", settings.dtype)
         wanted = settings.rank_budget if rank is None else rank
         return AttachOptions(
-            wanted, name, dtype, self.paths.chunk_cache_dir, settings.chunk_rank, settings.chunk_tokens
+            wanted,
+            name,
+            dtype,
+            self.paths.chunk_cache_dir,
+            settings.chunk_rank,
+            settings.chunk_tokens,
+            whole=not settings.choose_chunk,
         )
 
     def read(
@@ -282,11 +349,13 @@ class Workbench:
         """With a hypernetwork that reads activations."""
         started = time.perf_counter()
         found = find_attached(document, self.base_info, bundle, self.library, options)
-        if found is not None:
+        if found is not None and (found.adapter.whole_made or not options.whole):
             return Attached(found, time.perf_counter() - started)
         loading = time.perf_counter()
         engine, hypernetwork = self.engine(progress), self.load_hypernetwork(bundle, progress)
         loaded = time.perf_counter() - loading
+        if not self._hypernets.is_here(bundle, engine.info):  # it may not be found when the whole is first wanted
+            options = dataclasses.replace(options, whole=True)
         result = attach_document(document, engine, hypernetwork, self.library, options, progress, cancel)
         self._remember_time(result)
         return Attached(result, time.perf_counter() - started, loaded, notes=result.adapter.notes)
@@ -345,27 +414,47 @@ class Workbench:
         times = AttachTimes(self.library.database)
         times.record(adapter.base_fingerprint, adapter.hypernet_sha256, chunks, seconds)
 
-    def uses(self, wanted: Sequence[str]) -> tuple[tuple[str, AdapterUse], ...]:
-        """`NAME`, `NAME@SCALE` or a `.gguf` file each, as (name, use) in the same order.
+    def uses(
+        self,
+        wanted: Sequence[str],
+        *,
+        whole: bool = False,
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> tuple[tuple[str, AdapterUse], ...]:
+        """`NAME`, `NAME@SCALE` or a `.gguf` file each, as (name, use) in the same order; `whole` makes missing files.
 
         Raises:
             LibraryError: No such adapter, or its file is gone.
             ConfigError: A scale that is no number.
         """
-        return tuple(self._use(text) for text in wanted)
+        found = []
+        for text in wanted:
+            name, use, info = self._use(text)
+            if whole and info is not None:
+                self.made_whole(info, progress=progress, cancel=cancel)
+            found.append((name, use))
+        return tuple(found)
 
-    def _use(self, text: str) -> tuple[str, AdapterUse]:
+    def _use(self, text: str) -> tuple[str, AdapterUse, AdapterInfo | None]:
         name, scale = parse_use(text)
         path = Path(name).expanduser()
         if path.suffix == ".gguf":
             if not path.is_file():
                 raise AdapterError(f"adapter file `{name}` does not exist", "`localhyper adapters list` shows names")
-            return path.stem, AdapterUse(path.resolve(), scale)
+            return path.stem, AdapterUse(path.resolve(), scale), None
         info = self.library.get(name)
         self._check_usable(info)
-        return info.name, AdapterUse(info.path, scale)
+        return info.name, AdapterUse(info.path, scale), info
 
-    def merge(self, wanted: Sequence[str], rank: int | None = None) -> tuple[Merged, tuple[MergeSource, ...]]:
+    def merge(
+        self,
+        wanted: Sequence[str],
+        rank: int | None = None,
+        *,
+        progress: ProgressCallback = ignore_progress,
+        cancel: CancelToken | None = None,
+    ) -> tuple[Merged, tuple[MergeSource, ...]]:
         """Sum adapters (`NAME`, `NAME@SCALE` or a `.gguf` file each) at a rank budget; None = as set, 0 = exactly.
 
         What the budget takes away is measured in the moments of the inputs where all were made by one hypernetwork
@@ -380,7 +469,8 @@ class Workbench:
         from localhyper.present_bases import base_with
 
         sources = tuple(
-            MergeSource(name, use.path, use.scale, self._row_of(use.path)) for name, use in self.uses(wanted)
+            MergeSource(name, use.path, use.scale, self._row_of(use.path))
+            for name, use in self.uses(wanted, whole=True, progress=progress, cancel=cancel)
         )
         fingerprint = common_fingerprint(sources)
         base, _ = base_with(fingerprint, self.registry)

@@ -22,16 +22,23 @@ def details(info: AdapterInfo, fits: str, task: str = "") -> list[tuple[str, str
         ("from", plain(home_text(info.origin)) if info.origin else "" if info.kind in ("merge", "task") else "a text"),
         ("text sha256", plain(info.document_sha256)),
         ("tokens", f"{info.tokens:,} in {info.chunks:,} chunk{'s' if info.chunks != 1 else ''}" if info.tokens else ""),
-        ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept"),
+        ("rank", f"{info.rank}, {info.energy_kept:.2%} of the energy kept" if info.whole_made else ""),
         ("chunks", _chunk_adapters(info) if info.chunk_files else ""),
         ("fits", fits),
         ("base", f"{plain(info.base_name)} ({info.base_fingerprint[:16]}…)"),
         ("hypernetwork", f"{plain(info.hypernet_name)} ({info.hypernet_sha256[:16]}…)" if info.hypernet_name else ""),
         ("made", day_text(info.made_at)),
-        ("file", f"{plain(home_text(info.path))}, {size_text(info.size_bytes)}" + ("" if info.usable else ": MISSING")),
+        ("file", _file(info)),
         *((_label(note), plain(note)) for note in info.notes),
     ]
     return [(label, value) for label, value in rows if value]
+
+
+def _file(info: AdapterInfo) -> str:
+    """Where its own file is."""
+    if not info.whole_made:
+        return "made when it is first exported or merged" + ("" if info.usable else "; its chunks are MISSING")
+    return f"{plain(home_text(info.path))}, {size_text(info.size_bytes)}" + ("" if info.usable else ": MISSING")
 
 
 def _chunk_adapters(info: AdapterInfo) -> str:

@@ -17,6 +17,7 @@ from textual.widgets import Button, Checkbox, Input, RadioSet, Static
 
 from localhyper.config import Config
 from localhyper.gguf_writer import DTYPES
+from localhyper.progress import CancelToken, Progress, ProgressCallback
 
 from .background import in_background
 from .exporting import GGUF, LIBRARY, PEFT, Exported, ExportWish, export
@@ -97,6 +98,7 @@ class ExportDialog(ModalScreen[bool]):
         self._services, self._config, self._given = services, config, tuple(words)
         self._is_sum = len(words) > 1
         self._form, self._loader, self._changed = GGUF, "", False
+        self._stop = CancelToken()
         self._folder = Path(services.remembered.memory.export_folder or Path.cwd())
         self.set_class(self._is_sum, "-sum")
 
@@ -191,7 +193,23 @@ class ExportDialog(ModalScreen[bool]):
             return
         if wish.is_sum:
             self._say("Summing…")
-        in_background(self, lambda: (wish, export(store, config, wish)), self._done, failed=self._failed)
+        tell, token = self._teller(), self._stop
+        in_background(self, lambda: (wish, export(store, config, wish, tell, token)), self._done, failed=self._failed)
+
+    def _teller(self) -> ProgressCallback:
+        """Shows from another thread what is done while a document is read once more."""
+        app = self.app
+
+        def tell(progress: Progress) -> None:
+            if progress.stage == "encode" and not self._stop.cancelled:
+                what = f"{progress.item}: chunk {progress.done + 1} of {progress.total}"
+                app.call_from_thread(self._say, f"Making one adapter of all of {what}")
+
+        return tell
+
+    def on_unmount(self) -> None:
+        """Stop reading; it goes on there the next time."""
+        self._stop.cancel()
 
     def _done(self, outcome: tuple[ExportWish, Exported]) -> None:
         wish, made = outcome
@@ -208,11 +226,15 @@ class ExportDialog(ModalScreen[bool]):
         self.query_one("#copy" if made.loader else "#close").focus()
 
     def _failed(self, failure: Failure) -> None:
+        if self._stop.cancelled:  # closed while a document was read
+            return
         hint = failure.hint.replace("add --force to replace it", "tick the box to replace it")
         hint = hint.replace("another --name", "another name")
         self._say("\n".join(filter(None, [f"! {failure.message}", hint])), problem=True)
 
     def _say(self, text: str, *, problem: bool = False) -> None:
+        if not self.is_attached:
+            return
         result = self.query_one("#result", Static)
         result.update(visible(text))
         result.set_class(problem, "-problem")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from localhyper.config import Config
 from localhyper.library import AdapterInfo
+from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 from localhyper.workbench import Workbench
 
 from .store import Store
@@ -59,19 +60,31 @@ class Exported:
     folder: Path | None = None
 
 
-def export(store: Store, config: Config, wish: ExportWish) -> Exported:
-    """Write it; for a thread, as it reads files and may take seconds.
+def export(
+    store: Store,
+    config: Config,
+    wish: ExportWish,
+    progress: ProgressCallback = ignore_progress,
+    cancel: CancelToken | None = None,
+) -> Exported:
+    """Write it; for a thread, as it reads files, and may read a whole document with a base model of its own.
 
     Raises:
         LocalHyperError: Whatever exporting or merging raises.
     """
-    return _export_sum(store, config, wish) if wish.is_sum else _export_one(store, wish)
+    with Workbench(store.paths, config) as bench:
+        how = _export_sum if wish.is_sum else _export_one
+        return how(store, bench, wish, progress, cancel)
 
 
-def _export_one(store: Store, wish: ExportWish) -> Exported:
-    from localhyper.adapter_export import export_gguf, export_peft
+def _export_one(
+    store: Store, bench: Workbench, wish: ExportWish, progress: ProgressCallback, cancel: CancelToken | None
+) -> Exported:
+    from localhyper.adapter_export import check_free, export_gguf, export_peft
 
     info, to = store.library.get(wish.words[0]), _place(wish.to)
+    check_free(info.name, wish.form.lower(), to, overwrite=wish.overwrite)  # before the work
+    info = bench.made_whole(info, progress=progress, cancel=cancel)
     if wish.form == PEFT:
         made = export_peft(info, store.registry, to, overwrite=wish.overwrite)
         return _written(made.folder, made.python)
@@ -82,12 +95,13 @@ def _export_one(store: Store, wish: ExportWish) -> Exported:
     return _written(file, store.server_command(info.base_fingerprint, info.base_name, file))
 
 
-def _export_sum(store: Store, config: Config, wish: ExportWish) -> Exported:
+def _export_sum(
+    store: Store, bench: Workbench, wish: ExportWish, progress: ProgressCallback, cancel: CancelToken | None
+) -> Exported:
     from localhyper.adapter_export import export_merged_gguf, export_merged_peft
     from localhyper.adapter_merge import store_merged
 
-    bench = Workbench(store.paths, config)
-    merged, sources = bench.merge(wish.words, wish.rank)
+    merged, sources = bench.merge(wish.words, wish.rank, progress=progress, cancel=cancel)
     dtype = wish.dtype or bench.options().dtype
     if wish.form == LIBRARY:
         info = store_merged(store.library, merged, sources, wish.to.strip(), dtype)

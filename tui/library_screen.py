@@ -173,7 +173,7 @@ class LibraryScreen(SidePlace):
             (f"{mark}{'+' if info in self._marks else ' '}{plain(info.name)}", "left"),
             (plain(info.kind), "left"),
             (f"{info.tokens:,}" if info.tokens else "-", "right"),
-            (str(info.rank), "right"),
+            (str(info.rank) if info.whole_made else "-", "right"),
             (size_text(info.all_bytes), "right"),
             (self._fits(info), "left"),
             (day_text(info.made_at), "left"),
@@ -376,7 +376,7 @@ class LibraryScreen(SidePlace):
         words = [info.name if len(chosen) == 1 else self._at_strength(info.name) for info in chosen]
         if await self.app.push_screen_wait(ExportDialog(self.services, self.state.config, words)):
             self._marked = frozenset()
-            self.state.library_changed.publish("")
+        self.state.library_changed.publish("")  # an export may have made an adapter of a whole document
 
     def _at_strength(self, name: str) -> str:
         from .adapter_panel import AdapterPanel

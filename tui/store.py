@@ -118,7 +118,7 @@ class Store:
             AdapterRow(
                 name=info.name,
                 path=info.path,
-                detail=f"{info.kind}, {f'{info.tokens:,} tokens, ' if info.tokens else ''}rank {info.rank}",
+                detail=_detail(info),
                 base_fingerprint=info.base_fingerprint,
                 problem="" if info.usable else "its file is missing or damaged",
             )
@@ -189,6 +189,12 @@ class Store:
         bases = (_model_row(status, nets, config) for status in statuses if status.kind == "base")
         rows = (replace(row, published=_published_for(row.status.name, folders)) for row in bases)
         return (*rows, *(ModelRow(status) for status in folders))
+
+
+def _detail(info: AdapterInfo) -> str:
+    """What an adapter is, in a few words."""
+    what = f"rank {info.rank}" if info.whole_made else f"{info.chunks:,} chunks"
+    return ", ".join(filter(None, (info.kind, f"{info.tokens:,} tokens" if info.tokens else "", what)))
 
 
 def _published_for(base: str, folders: Sequence[ModelStatus]) -> tuple[PublishedSpec, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from localhyper.attach_steps import encode_chunk
 from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
 from localhyper.chunking import Chunk, cut_document
 from localhyper.engine import Engine
@@ -26,7 +27,7 @@ from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library
 from localhyper.lora import FloatArray
 from localhyper.overview import overview_chunk
-from localhyper.pipeline import encode_chunk, passages_of
+from localhyper.pipeline import passages_of
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 from localhyper.search_head import SearchHead
 from localhyper.sources.document import Document

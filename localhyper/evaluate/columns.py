@@ -124,13 +124,20 @@ def attach_maker(
     cancel: CancelToken,
     chunk_rank: int = 0,
     chunk_tokens: int = 0,
+    *,
+    whole: bool = False,
 ) -> MakeAdapter:
-    """Makes adapters exactly as `localhyper attach` does, each in a library of its own under the folder it is given."""
+    """Makes adapters exactly as `localhyper attach` does, each in a library of its own under the folder it is given.
+
+    `whole`: the document's own at once, even where its chunks answer.
+    """
     from localhyper.pipeline import AttachOptions, attach_document
 
     def make(document: Document, folder: Path) -> Path:
         library = library_in(folder)
-        options = AttachOptions(rank=rank, name="evaluated", chunk_rank=chunk_rank, chunk_tokens=chunk_tokens)
+        options = AttachOptions(
+            rank=rank, name="evaluated", chunk_rank=chunk_rank, chunk_tokens=chunk_tokens, whole=whole
+        )
         return attach_document(document, engine, hypernetwork, library, options, cancel=cancel).adapter.path
 
     return make

@@ -14,8 +14,8 @@ class AttachCost:
     """What making one adapter took, and what came out.
 
     Attributes:
-        seconds: From the text to the file.
-        size_bytes: Size of the file.
+        seconds: From the text to the files.
+        size_bytes: Size of the files: the adapter's own where it was made, and those of its chunks.
         rank: Rank of its matrices; None where the file does not say.
         energy_kept: Share of squared norm that recompression kept, 0 to 1; None where the file does not say.
     """
@@ -51,8 +51,8 @@ class AttachMeans:
 
     Attributes:
         adapters: Adapters made.
-        seconds: Mean time to make one, from text to file.
-        size_bytes: Mean size of a file.
+        seconds: Mean time to make one, from text to files.
+        size_bytes: Mean size of its files.
         rank: Mean rank; None where files do not say.
         energy_kept: Mean share of squared norm kept by recompression, 0 to 1; None where files do not say.
     """
@@ -65,10 +65,15 @@ class AttachMeans:
 
 
 def cost_of(path: Path, seconds: float) -> AttachCost:
-    """What an adapter file that took `seconds` to make came to."""
+    """What an adapter that took `seconds` to make came to, its file and its chunks' files."""
     from localhyper.gguf_adapter import read_metadata
+    from localhyper.library import chunk_folder
 
-    size = path.stat().st_size
+    beside = chunk_folder(path)
+    files = [*([path] if path.exists() else []), *(beside.iterdir() if beside.is_dir() else [])]
+    size = sum(file.stat().st_size for file in files)
+    if not path.exists():
+        return AttachCost(seconds, size, None, None)
     try:
         metadata = read_metadata(path)
     except AdapterError:  # whether the file is usable is for the engine to say

@@ -152,7 +152,13 @@ def measure(setup: Setup, subjects: Items[Subject], ask: Callable[[Place], Itera
     cancel = setup.cancel or CancelToken()
     chunk_rank = setup.chunk_rank if {"adapter", "shuffled"} & set(setup.columns) else 0  # `whole` needs none
     make = setup.make_adapter or attach_maker(
-        setup.engine, setup.hypernetwork, setup.rank, cancel, chunk_rank, setup.chunk_tokens
+        setup.engine,
+        setup.hypernetwork,
+        setup.rank,
+        cancel,
+        chunk_rank,
+        setup.chunk_tokens,
+        whole="whole" in setup.columns,
     )
     before = setup.engine.adapters
     try:

@@ -11,12 +11,13 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from localhyper.chunk_choice import NOTHING, Choice, Choose, whole
 from localhyper.engine import ChatMessage, Engine, Piece, Sampling
-from localhyper.errors import AdapterError, ConfigError, ContextError, LocalHyperError, ModelError
+from localhyper.errors import ConfigError, ContextError, LocalHyperError, ModelError
+from localhyper.library import file_to_check
 from localhyper.progress import CancelToken
 from localhyper.serve.api_error import ApiError
 from localhyper.serve.catalogue import Base
@@ -158,7 +159,8 @@ class EngineThread:
 
     def _work(self, first: ModelChoice, ready: Future[None]) -> None:
         try:
-            self._engine_for(first).set_adapters(first.adapters)
+            checked = [replace(use, path=file_to_check(use.path)) for use in first.adapters]
+            self._engine_for(first).set_adapters(checked)
         except BaseException as error:
             ready.set_exception(error)
         else:
@@ -226,7 +228,7 @@ class EngineThread:
             chosen = self._choose(questions, choice.adapters, engine)
             engine.set_adapters(chosen.uses)
             ticket.chosen = chosen
-        except AdapterError as error:
+        except LocalHyperError as error:
             _log.error("`%s` cannot be used: %s", choice.id, error.message)
             raise ApiError(
                 400, f"an adapter of `{choice.id}` cannot be used; the server's log says why",

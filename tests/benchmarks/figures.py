@@ -52,10 +52,11 @@ class Timing:
 
 @dataclass(frozen=True)
 class SizeRow:
-    """An adapter file beside its document."""
+    """A document's adapter files: those of its chunks together, and that of the whole."""
 
     tokens: int
     chunks: int
+    chunk_bytes: int
     rank: int
     size_bytes: int
     energy_kept: float

@@ -29,8 +29,11 @@ def page(
         _table(("what", "median", "lowest to highest", "wanted"), map(_timing, figures.timings)),
         "## Where the time of an attach goes",
         _stages(figures.stages),
-        "## Size of an adapter file",
-        _table(("document tokens", "chunks", "rank", "file", "energy kept"), map(_size, figures.sizes)),
+        "## Size of a document's adapters",
+        _table(
+            ("document tokens", "chunks", "their files", "the whole: rank", "file", "energy kept"),
+            map(_size, figures.sizes),
+        ),
         *(f"Note: {note}." for note in figures.notes),
         _EXPLANATION,
     ]
@@ -74,7 +77,8 @@ def _timing(made: Timing) -> list[str]:
 
 
 def _size(row: SizeRow) -> list[str]:
-    return [str(row.tokens), str(row.chunks), str(row.rank), f"{row.size_bytes / 1e6:.2f} MB", f"{row.energy_kept:.3f}"]
+    chunks, whole = (f"{size / 1e6:.2f} MB" for size in (row.chunk_bytes, row.size_bytes))
+    return [str(row.tokens), str(row.chunks), chunks, str(row.rank), whole, f"{row.energy_kept:.3f}"]
 
 
 def _stages(stages: dict[int, dict[str, float]]) -> str:
@@ -90,10 +94,14 @@ def _number(value: float) -> str:
 
 _EXPLANATION = """## What is measured
 
-- **attach ÷ plain prefill**: a document from text to stored adapter file (chunk, encode, hypernetwork, merge,
-  recompress, write) over llama.cpp's prefill of one prompt with as many tokens, from an empty cache, same threads.
-- **first token**: from the call to the first token, from an empty cache. In the one case the prompt is document and
-  question, in the other the question alone with the adapter attached (llama.cpp's new graph after the change included).
+- **attach ÷ plain prefill**: a document from text to stored adapters, those of its chunks with their search keys
+  (chunk, encode, hypernetwork, whiten, cut to rank, write), over llama.cpp's prefill of one prompt with as many tokens,
+  from an empty cache, same threads.
+- **its adapter as a whole**: what the first export, merge or `--whole` adds: the text read once more, in longer chunks,
+  summed, cut to the rank budget and written.
+- **first token**: from the question to the first token, from an empty cache. In the one case the prompt is document and
+  question, in the other the question alone: its chunk is looked for, that adapter loaded and set (llama.cpp's new graph
+  after the change included).
 - **check, load and set**: header and shape checks, llama.cpp's load, making the adapter act; a fresh file each time.
 - **decode**: tokens a second after the first token, sampled replies to the same prompts, prefill not counted.
 - **hypernetwork**: the bundle in onnxruntime over the same sizes in torch, one full chunk, same number of threads.

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from localhyper.attach_steps import encode_chunk
 from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
 from localhyper.chunking import Chunk
 from localhyper.database import Database
@@ -15,7 +16,7 @@ from localhyper.engine import ChatMessage, Engine, EngineConfig, Sampling
 from localhyper.hypernet import OnnxHypernetwork
 from localhyper.library import Library
 from localhyper.llama_engine import LlamaEngine
-from localhyper.pipeline import encode_chunk, passages_of
+from localhyper.pipeline import passages_of
 from localhyper.progress import CancelToken
 from localhyper.registry import load_registry
 

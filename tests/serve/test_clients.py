@@ -18,7 +18,10 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
+from localhyper.chunk_chooser import ChunkChooser
+from localhyper.database import Database
 from localhyper.engine import AdapterUse, ChatMessage, EngineConfig, Sampling
+from localhyper.library import Library
 from localhyper.llama_engine import LlamaEngine
 from localhyper.paths import get_paths
 from tests.conftest import DEFAULT_BASE, REPOSITORY
@@ -85,12 +88,14 @@ def server(default_model_path: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(scope="module")
 def expected(server: Running, default_model_path: Path) -> dict[str, str]:
-    """Greedy replies of the engine itself, each from an empty cache."""
-    adapter = next(get_paths(server.home).adapters_dir.glob("note-*.gguf"))
-    replies = {}
+    """Greedy replies of the engine itself by the chunk that the question is about, each from an empty cache."""
+    paths = get_paths(server.home)
+    library = Library(Database(paths.library_db), paths.adapters_dir)
+    document, replies = library.get("note").path, {}
     for model, scale in MODELS.items():
         with LlamaEngine.load(default_model_path, EngineConfig()) as engine:
-            engine.set_adapters([] if scale is None else [AdapterUse(adapter, scale)])
+            uses = [] if scale is None else [AdapterUse(document, scale)]
+            engine.set_adapters(ChunkChooser(lambda: library)([QUESTION], uses, engine).uses)
             pieces = engine.generate([ChatMessage("user", QUESTION)], Sampling(max_tokens=TOKENS))
             replies[model] = "".join(piece.text for piece in pieces)
     assert [ANSWER in text for text in replies.values()] == [False, True, True]

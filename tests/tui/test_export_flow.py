@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +13,17 @@ from textual.pilot import Pilot
 from textual.widgets import Button, DataTable, Input
 
 from localhyper.base_header import read_base_info
+from localhyper.config import Config
+from localhyper.errors import Cancelled
 from localhyper.gguf_adapter import AdapterMetadata, read_adapter, write_adapter
 from localhyper.gguf_header import read_header
+from localhyper.jobs import JobRequest
 from localhyper.library import AdapterInfo
+from localhyper.tui.adapter_details import details
 from localhyper.tui.export_dialog import ExportDialog
-from tests.tiny_gguf import lora_deltas, tiny_lora, write_tiny_gguf
+from localhyper.workbench import Workbench
+from tests.tiny_gguf import TinySpec, lora_deltas, tiny_lora, write_tiny_gguf
+from tests.tiny_onnx import TinyBundle, search_arrays, write
 from tests.tui.flows import Bench, until
 from tests.tui.test_library_flow import names, open_library, put, told_by
 
@@ -167,3 +176,78 @@ async def test_marks_are_taken_away_by_escape_and_by_m(bench: Bench) -> None:
         await pilot.press("escape")
         await until(pilot, lambda: "marked" not in str(screen.query_one("#summary").render()))
         assert bench.app.current_mode == "library"
+
+
+@pytest.fixture
+def unmade(bench: Bench) -> AdapterInfo:
+    """The newest in the list: a document whose chunks answer, its adapter as a whole yet to be made."""
+    spec = TinySpec(blocks=4, context=512)
+    (bench.paths.data_dir / "models").mkdir(parents=True, exist_ok=True)
+    base = read_base_info(write_tiny_gguf(bench.paths.data_dir / "models" / "tiny.gguf", spec))
+    tiny = TinyBundle(
+        hidden=spec.hidden, ffn=spec.ffn, blocks=spec.blocks, fingerprint=base.fingerprint, chunk_tokens=64, gain=0.002
+    )
+    tiny = replace(tiny, metadata={"cut_tokens": 16}, search=search_arrays(tiny))
+    write(bench.paths.hypernetworks_dir / "small.onnx", tiny)
+    with Workbench(bench.paths, Config(), base="tiny") as workbench:
+        document = workbench.read(
+            JobRequest(text="The notice period is three months. The rent is due. " * 20, name="deed")
+        )
+        info = workbench.attach(document, workbench.options("deed")).result.adapter
+    assert not info.whole_made
+    return info
+
+
+async def test_an_export_of_a_whole_document_makes_its_adapter_and_tells_how_far_it_is(
+    bench: Bench, unmade: AdapterInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    say = ExportDialog._say
+
+    def heard(self: ExportDialog, text: str, **how: bool) -> None:
+        said.append(text)
+        say(self, text, **how)
+
+    monkeypatch.setattr(ExportDialog, "_say", heard)
+    async with bench.app.run_test(size=SMALL) as pilot:
+        screen = await open_library(pilot, bench)
+        await until(pilot, lambda: len(names(screen)) == 3)
+        assert str(screen.query_one(DataTable).get_row_at(0)[3]) == "-"
+        assert dict(details(unmade, ""))["file"] == "made when it is first exported or merged"
+        await pilot.press("e")
+        dialog = await opened(pilot, bench)
+        await pilot.press("enter")
+        await until(pilot, lambda: "✓ Written" in told_by(dialog) or "! " in told_by(dialog))
+        file = tmp_path / "deed.gguf"
+        assert f"--lora {file}" in told_by(dialog) and file.is_file()
+        assert any(text.startswith("Making one adapter of all of deed: chunk 1 of ") for text in said)
+        await pilot.press("escape")
+        made = bench.store.library.get("deed")
+        assert made.whole_made
+        await until(pilot, lambda: str(screen.query_one(DataTable).get_row_at(0)[3]) == str(made.rank))
+
+
+async def test_closing_the_dialog_stops_the_reading(
+    bench: Bench, unmade: AdapterInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+    work = Workbench.made_whole
+
+    def slow(self: Workbench, info: AdapterInfo, **how: Any) -> AdapterInfo:
+        try:
+            while not how["cancel"].cancelled:
+                time.sleep(0.01)
+            return work(self, info, **how)
+        except Cancelled:
+            ended.append("stopped")
+            raise
+
+    monkeypatch.setattr(Workbench, "made_whole", slow)
+    async with bench.app.run_test(size=SMALL) as pilot:
+        screen = await open_library(pilot, bench)
+        await until(pilot, lambda: len(names(screen)) == 3)
+        await pilot.press("e")
+        await opened(pilot, bench)
+        await pilot.press("enter", "escape")
+        await until(pilot, lambda: ended == ["stopped"])
+        assert not bench.store.library.get("deed").whole_made and not (tmp_path / "deed.gguf").exists()

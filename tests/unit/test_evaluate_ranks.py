@@ -43,7 +43,8 @@ def check_same(document: Document, engine: Engine, network: Hypernetwork, folder
     once = AttachOnce(document, engine, network, folder / "once", CancelToken())
     for rank in ranks:
         library = Library(Database(folder / f"{rank}.sqlite3"), folder / f"own-{rank}")
-        own = attach_document(document, engine, network, library, AttachOptions(rank=rank, name="evaluated")).adapter
+        options = AttachOptions(rank=rank, name="evaluated", whole=True)
+        own = attach_document(document, engine, network, library, options).adapter
         found = once.adapter(rank)
         (one, about_one), (two, about_two) = read_adapter(found.path), read_adapter(own.path)
         assert replace(about_one, made_at="") == replace(about_two, made_at="")

@@ -344,11 +344,11 @@ def test_a_run_over_smaller_chunks_that_was_stopped_goes_on(tmp_path: Path, word
     stopped, fresh, token = place("stopped"), place("fresh"), CancelToken()
     with pytest.raises(Cancelled):
         stopped.attach(
-            document(words=words), ScriptedEngine(on_encode=lambda done: token.cancel() if done == 10 else None), token
+            document(words=words), ScriptedEngine(on_encode=lambda done: token.cancel() if done == 6 else None), token
         )
     gone_on, whole = stopped.attach(document(words=words)), fresh.attach(document(words=words))
     done = gone_on.resumed_chunks
-    assert (done, gone_on.read_chunks, whole.read_chunks) == (2, left, read)
+    assert (done, gone_on.read_chunks, whole.read_chunks) == (6, left, read)
     assert whole.adapter.chunks == gone_on.adapter.chunks == gone_on.adapter.chunk_files == read
     for file in ("path", *range(read)):
         one, two = (
