@@ -46,6 +46,8 @@ class SearchDataConfig:
         questions: Most questions of a context.
         negatives: Contexts kept for a question that share most words with it and don't hold its answer.
         holdout: Every `holdout`-th context is held out.
+        cut_tokens: Contexts are cut into chunks of at most so many tokens, as documents are, and a question is about
+            the one that spells its answer; 0 = they are left as they are.
     """
 
     reading: tuple[str, ...] = ()
@@ -53,6 +55,7 @@ class SearchDataConfig:
     questions: int = 4
     negatives: int = 12
     holdout: int = 12
+    cut_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Something must be trained on."""

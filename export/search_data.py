@@ -1,7 +1,8 @@
 """Questions with the paragraph that each is about, and paragraphs that only look like it.
 
 Negatives are other paragraphs of a batch, and those that share most words with a question (BM25 of FTS5, as at run
-time), without its answer: what words alone would choose wrongly.
+time), without its answer: what words alone would choose wrongly. Where paragraphs are cut into chunks, the other chunks
+of a question's own paragraph are negatives, too: what stands around an answer looks most like it.
 """
 
 from __future__ import annotations
@@ -10,25 +11,30 @@ import random
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from tokenizers import Tokenizer
 
+from localhyper.chunking import split_document
+from localhyper.engine import TokenArray
 from localhyper.errors import ConfigError
 from localhyper.export.data_files import hold_out, read_reading
 from localhyper.export.search_config import SearchDataConfig
-from localhyper.export.texts import Example
+from localhyper.export.texts import Example, Pair
 from localhyper.full_text import any_word
+from localhyper.sources.document import Document
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A question, the number of its context, and numbers of contexts that look like it."""
+    """A question, the number of its context, and numbers of contexts that look like it, and of those around it."""
 
     question: str
     context: int
     negatives: Sequence[int]
+    around: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -52,18 +58,46 @@ def load_search_sets(
     train, held = hold_out(examples[: config.contexts or None], config.holdout)
     if len(held) < 2:
         raise ConfigError(f"{len(examples)} contexts are too few", "name larger reading sets in the recipe")
-    return _search_set(train, config, seed), _search_set(held, config, seed)
+    most = config.cut_tokens or max_tokens
+    return tuple(_search_set([_cut(one, tokenizer, most) for one in part], config, seed) for part in (train, held))  # type: ignore[return-value]
 
 
-def _search_set(examples: Sequence[Example], config: SearchDataConfig, seed: int) -> SearchSet:
+def _cut(example: Example, tokenizer: Tokenizer, most: int) -> list[Example]:
+    """A context in chunks of at most so many tokens, each with the questions whose answer it alone spells."""
+
+    def tokenize(text: str) -> TokenArray:
+        return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def detokenize(ids: Sequence[int] | TokenArray) -> str:
+        text: str = tokenizer.decode(list(map(int, ids)))
+        return text
+
+    document = Document("", example.text, "text", "")
+    texts = [chunk.text for chunk in split_document(document, tokenize, detokenize, most)]
+    if len(texts) < 2:
+        return [example]
+    pairs: list[list[Pair]] = [[] for _ in texts]
+    for pair in example.pairs:
+        placed = [number for number, text in enumerate(texts) if pair.answer.lower() in text.lower()]
+        for number in placed if len(placed) == 1 else []:
+            pairs[number].append(pair)
+    return [replace(example, text=text, pairs=tuple(own)) for text, own in zip(texts, pairs, strict=True)]
+
+
+def _search_set(cut: Sequence[Sequence[Example]], config: SearchDataConfig, seed: int) -> SearchSet:
+    """Of contexts, each in its chunks."""
     rng, asked = random.Random(f"{seed}/questions"), []
-    with closing(_index(examples)) as index:
-        for number, example in enumerate(examples):
-            for pair in rng.sample(example.pairs, min(config.questions, len(example.pairs))):
+    chunks = [chunk for parts in cut for chunk in parts]
+    begins = np.cumsum([0, *map(len, cut)]).tolist()
+    with closing(_index(chunks)) as index:
+        for begin, parts in zip(begins, cut, strict=False):
+            pairs = [(begin + place, pair) for place, chunk in enumerate(parts) for pair in chunk.pairs]
+            for number, pair in rng.sample(pairs, min(config.questions, len(pairs))):
                 alike = _alike(index, pair.question, config.negatives)
-                others = [n for n in alike if n != number and pair.answer.lower() not in examples[n].text.lower()]
-                asked.append(Asked(pair.question, number, others))
-    return SearchSet([example.text for example in examples], asked)
+                others = [n for n in alike if n != number and pair.answer.lower() not in chunks[n].text.lower()]
+                around = [n for n in range(begin, begin + len(parts)) if n != number]
+                asked.append(Asked(pair.question, number, others, around))
+    return SearchSet([chunk.text for chunk in chunks], asked)
 
 
 def _index(examples: Sequence[Example]) -> sqlite3.Connection:
@@ -94,7 +128,7 @@ class Drawn:
 
 
 def draw(found: SearchSet, rng: random.Random, pairs: int) -> Drawn:
-    """Questions of different contexts, and for each a context that looks like its own, as far as there are any."""
+    """Questions of different contexts, and for each one that looks like its own and one around it, if there are any."""
     taken: dict[int, Asked] = {}
     for one in rng.sample(found.asked, len(found.asked)):
         taken.setdefault(one.context, one)
@@ -102,9 +136,10 @@ def draw(found: SearchSet, rng: random.Random, pairs: int) -> Drawn:
             break
     numbers = list(taken)
     for one in taken.values():
-        left = [number for number in one.negatives if number not in numbers]
-        if left:
-            numbers.append(rng.choice(left))
+        for others in (one.negatives, one.around):
+            left = [number for number in others if number not in numbers]
+            if left:
+                numbers.append(rng.choice(left))
     return Drawn([one.question for one in taken.values()], [found.contexts[number] for number in numbers])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +25,10 @@ from localhyper.export.companion import join  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.metric import low_rank, second_moments  # noqa: E402
 from localhyper.export.onnx_bundle import write_bundle  # noqa: E402
-from localhyper.export.search_config import load_search_recipe  # noqa: E402
-from localhyper.export.search_data import draw  # noqa: E402
+from localhyper.export.search_config import SearchDataConfig, load_search_recipe  # noqa: E402
+from localhyper.export.search_data import draw, load_search_sets  # noqa: E402
 from localhyper.export.search_train import SearchRun  # noqa: E402
+from localhyper.export.tokenizer import load_tokenizer  # noqa: E402
 from localhyper.export.torch_base import TorchBase  # noqa: E402
 from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork  # noqa: E402
 from localhyper.library import Library, chunk_folder  # noqa: E402
@@ -158,6 +160,30 @@ def test_batches_hold_different_contexts_and_lookalikes_without_the_answer(groun
     assert len(batch.questions) == 4 and len(set(batch.contexts)) == len(batch.contexts) > 4
     everything = draw(found, random.Random(0), 1000)
     assert len(everything.questions) == len(found.contexts), "one question a context"
+
+
+def test_contexts_are_cut_into_chunks_and_those_around_an_answer_are_told_from_its_own(ground: Path) -> None:
+    tokenizer = load_tokenizer(ground / "base.gguf")
+    told = [f"{town} has {10 + number} mills by the old river." for number, town in enumerate(TOWNS[:6])]
+    asked = [{"question": f"How many has {town}?", "answers": [str(10 + n)]} for n, town in enumerate(TOWNS[:6])]
+    twice = {"question": "What stands there?", "answers": ["mills"]}
+    rows = [{"title": "", "context": " ".join(told), "qas": [*asked, twice]}] * 4
+    (ground / "cut.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = SearchDataConfig(("cut.jsonl",), questions=100, holdout=2, cut_tokens=80)
+    found, held = load_search_sets(ground, config, tokenizer, 4096, 0)
+    assert len(found.contexts) == len(held.contexts) == 2 * 3, "two contexts in three chunks each"
+    assert max(len(tokenizer.encode(text, add_special_tokens=False).ids) for text in found.contexts) <= 80
+    assert "".join(found.contexts) == " ".join(told) * 2
+    assert {one.question for one in found.asked} == {row["question"] for row in asked}, "no chunk alone has the other"
+    for one in found.asked:
+        number = next(row["answers"][0] for row in asked if row["question"] == one.question)
+        assert number in found.contexts[one.context]
+        own = range(one.context // 3 * 3, one.context // 3 * 3 + 3)
+        assert list(one.around) == [other for other in own if other != one.context]
+    batch = draw(found, random.Random(0), 2)
+    assert len(batch.questions) == 2 and len(batch.contexts) > 2
+    whole, _ = load_search_sets(ground, replace(config, cut_tokens=0), tokenizer, 4096, 0)
+    assert len(whole.contexts) == 2 and not any(one.around for one in whole.asked)
 
 
 @pytest.fixture(scope="module")
