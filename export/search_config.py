@@ -69,6 +69,8 @@ class SearchRunConfig(Schedule):
 
     Attributes:
         pairs: Questions a step and process, each of another context; it is told from all contexts of the batch.
+        related: What telling a question about a context from those about none counts for, by its mean cosine.
+        everyday: Everyday requests a step and process, which are about no context; read with `related` alone.
         dropout: Share of the features that are dropped.
         cache_gb: Memory for activations of texts that come again.
     """
@@ -76,6 +78,8 @@ class SearchRunConfig(Schedule):
     warmup: int = 30
     decay: float = 0.7
     pairs: int = 40
+    related: float = 0.0
+    everyday: int = 0
     dropout: float = 0.1
     cache_gb: float = 2.0
 

@@ -121,10 +121,15 @@ def _alike(index: sqlite3.Connection, question: str, most: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A batch: questions, and contexts of which the first are those asked about, in the questions' order."""
+    """A batch: questions, and contexts of which the first are those asked about, in the questions' order.
+
+    Attributes:
+        unrelated: Of each question, whether each context is from another text than the one asked about.
+    """
 
     questions: Sequence[str]
     contexts: Sequence[str]
+    unrelated: Sequence[Sequence[bool]] = ()
 
 
 def draw(found: SearchSet, rng: random.Random, pairs: int) -> Drawn:
@@ -140,7 +145,8 @@ def draw(found: SearchSet, rng: random.Random, pairs: int) -> Drawn:
             left = [number for number in others if number not in numbers]
             if left:
                 numbers.append(rng.choice(left))
-    return Drawn([one.question for one in taken.values()], [found.contexts[number] for number in numbers])
+    unrelated = [[number not in (one.context, *one.around) for number in numbers] for one in taken.values()]
+    return Drawn([one.question for one in taken.values()], [found.contexts[number] for number in numbers], unrelated)
 
 
 def groups(found: SearchSet, size: int) -> Iterator[Sequence[Asked]]:

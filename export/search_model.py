@@ -62,9 +62,13 @@ class SearchHeadModel(nn.Module):
 
     def scores(self, questions: Read, contexts: Read, dropout: float = 0.0) -> Tensor:
         """What each question has to do with each context, [questions, contexts]; log-odds after training."""
+        return self.scores_of_most(questions, contexts, dropout)[0]
+
+    def scores_of_most(self, questions: Read, contexts: Read, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
+        """The same, and the most that each question could score, [questions, 1]: their ratio is a mean cosine."""
         asked = F.dropout(questions.features - self.mean, dropout, self.training)
         told = F.dropout(contexts.features - self.mean, dropout, self.training)
         weights = F.softplus(asked @ self.weight + self.offset) * questions.mask * self.log_scale.exp()
         queries, keys = F.normalize(asked @ self.question, dim=-1), F.normalize(told @ self.document, dim=-1)
         similar = torch.einsum("aid,bjd->abij", queries, keys) + ((contexts.mask - 1) * 1e4)[None, :, None]
-        return (similar.amax(-1) * weights[:, None]).sum(-1)
+        return (similar.amax(-1) * weights[:, None]).sum(-1), weights.sum(-1, keepdim=True)

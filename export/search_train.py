@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from localhyper.errors import ConfigError
 from localhyper.export.cache import ActivationCache
+from localhyper.export.own_replies import everyday_requests
 from localhyper.export.run_options import add_run_options, add_stop_option, chosen_dtype, run_command
-from localhyper.export.search_config import SearchRecipe, load_search_recipe
+from localhyper.export.search_config import SearchRecipe, SearchRunConfig, load_search_recipe
 from localhyper.export.search_data import SearchSet, draw, groups, load_search_sets
 from localhyper.export.search_model import Read, SearchHeadModel
 from localhyper.export.tokenizer import load_tokenizer
@@ -26,6 +27,8 @@ from localhyper.export.torch_base import TorchBase
 from localhyper.export.training_loop import StepResult, TrainingLoop, make_optimizers
 
 TOGETHER = 2048  # tokens that go through the base model at once
+BORDER = 0.4  # mean cosine between questions about a context and those about none
+STEEP = 20.0  # how much a cosine of 1 beyond it counts
 BEGIN_CONTEXTS = 300  # whose tokens give the directions that training begins with
 NO_MATRICES = ("document", "question")  # projections to keys: their scale is part of what they were set to
 
@@ -89,14 +92,28 @@ def _portions(texts: Sequence[str], ids: Mapping[str, Sequence[int]]) -> Iterato
 class SearchModel(nn.Module):
     """The loss of a batch."""
 
-    def __init__(self, head: SearchHeadModel, dropout: float) -> None:
+    def __init__(self, head: SearchHeadModel, run: SearchRunConfig) -> None:
         super().__init__()
-        self.head, self.dropout = head, dropout
+        self.head, self.dropout, self.related = head, run.dropout, run.related
 
-    def forward(self, questions: Read, contexts: Read) -> Tensor:
-        """Cross-entropy: context i is the one that question i is about."""
-        scores = self.head.scores(questions, contexts, self.dropout)
-        return F.cross_entropy(scores, torch.arange(len(scores), device=scores.device))
+    def forward(self, questions: Read, contexts: Read, unrelated: Tensor | None = None) -> Tensor:
+        """Cross-entropy: context i is the one that question i is about; later questions are about none.
+
+        Args:
+            questions: Those asked, then everyday requests.
+            contexts: Those asked about, in the order of the questions, then others.
+            unrelated: bool [questions, contexts], which ones are of another text; None = nothing is made of it.
+        """
+        scores, most = self.head.scores_of_most(questions, contexts, self.dropout)
+        asked = len(scores) if unrelated is None else int((~unrelated).any(1).sum())
+        wanted = torch.arange(asked, device=scores.device)
+        loss = F.cross_entropy(scores[:asked], wanted)
+        if unrelated is None or not self.related:
+            return loss
+        cosines = scores / most
+        own, other = cosines[wanted, wanted], cosines.masked_fill(~unrelated, -1.0).amax(1)
+        apart = F.softplus(STEEP * (BORDER - own)).mean() + F.softplus(STEEP * (other - BORDER)).mean()
+        return loss + self.related * apart
 
 
 class SearchRun(TrainingLoop):
@@ -115,7 +132,7 @@ class SearchRun(TrainingLoop):
         if not self.checkpoint.exists():
             read = self.reader.read(self.train_set.contexts[:BEGIN_CONTEXTS])
             self.core.begin(read.features[read.mask > 0][::4])
-        self.model = SearchModel(self.core, recipe.run.dropout)
+        self.model = SearchModel(self.core, recipe.run)
         self.optimizers = make_optimizers(self.model, recipe.run, NO_MATRICES)
         sizes = {"contexts": len(self.train_set.contexts), "questions": len(self.train_set.asked)}
         self.log({"event": "pairs", **sizes, "held_contexts": len(self.held.contexts)})
@@ -131,8 +148,16 @@ class SearchRun(TrainingLoop):
         seed, place = self.recipe.run.seed, self.accelerator.process_index
         torch.manual_seed(seed + (self.step << 8) + place)  # of dropout, so that a resumed run is the same
         before = self.reader.tokens
-        batch = draw(self.train_set, random.Random(f"{seed}/{self.step}/{place}"), self.recipe.run.pairs)
-        loss = self.wrapped(self.reader.read(batch.questions), self.reader.read(batch.contexts))
+        rng, run = random.Random(f"{seed}/{self.step}/{place}"), self.recipe.run
+        batch = draw(self.train_set, rng, run.pairs)
+        if run.related:
+            requests = everyday_requests(rng, run.everyday)
+            of_none = [[True] * len(batch.contexts)] * len(requests)
+            unrelated = torch.tensor([*batch.unrelated, *of_none], device=self.device)
+            questions = self.reader.read([*batch.questions, *requests])
+            loss = self.wrapped(questions, self.reader.read(batch.contexts), unrelated)
+        else:
+            loss = self.wrapped(self.reader.read(batch.questions), self.reader.read(batch.contexts))
         norm = self.descend(loss)
         losses = {"search": float(self.accelerator.reduce(loss.detach(), "mean"))}
         return StepResult(

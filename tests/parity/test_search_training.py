@@ -186,6 +186,31 @@ def test_contexts_are_cut_into_chunks_and_those_around_an_answer_are_told_from_i
     assert len(whole.contexts) == 2 and not any(one.around for one in whole.asked)
 
 
+def test_questions_about_a_context_are_told_from_those_about_none(ground: Path, tmp_path: Path) -> None:
+    text = RECIPE.format(tap=2, steps=40, dropout=0.0, save_every=20) + "related = 1.0\neveryday = 3\n"
+    (ground / "related.toml").write_text(text, encoding="utf-8")
+    run = run_in(ground, tmp_path / "run", "related.toml")
+    batch, requests = draw(run.train_set, random.Random(0), 4), ["Who invented the kettle?", "Is the sea dangerous?"]
+    contexts, questions = run.reader.read(batch.contexts), run.reader.read([*batch.questions, *requests])
+    unrelated = torch.tensor([*batch.unrelated, *([[True] * len(batch.contexts)] * 2)])
+    assert unrelated[:4, :4].logical_not().equal(torch.eye(4, dtype=torch.bool)), "each has its own context"
+
+    def apart() -> float:
+        run.core.eval()
+        with torch.no_grad():
+            scores, most = run.core.scores_of_most(questions, contexts)
+        run.core.train()
+        cosines = scores / most
+        return float(cosines.diagonal().mean() - cosines.masked_fill(~unrelated, -1.0).amax(1).mean())
+
+    alone = run.model(run.reader.read(batch.questions), contexts)
+    with_requests = run.model(questions, contexts, unrelated)
+    assert float(with_requests.detach()) > float(alone.detach()), "requests add to the second part alone"
+    before = apart()
+    run.train()
+    assert apart() > before + 0.05
+
+
 @pytest.fixture(scope="module")
 def bundle(ground: Path) -> Path:
     """A bundle for the tiny base."""
