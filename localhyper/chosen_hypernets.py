@@ -77,7 +77,11 @@ class ChosenHypernets:
         return found[0]
 
     def is_here(self, bundle: BundleInfo, base: BaseModelInfo) -> bool:
-        """Whether `made_by` will find it in another run, too: not if it was named by its path."""
+        """Whether `made_by` will find it in another run, too: not if it was named by its path, but in the settings."""
+        name = self._settings.name
+        with contextlib.suppress(HypernetworkError):
+            if name and self._registry().find_hypernetwork(self._base, name=name) == bundle.path:
+                return True
         return any(found.sha256 == bundle.sha256 for found in self._here(base))
 
     def _here(self, base: BaseModelInfo) -> Iterator[BundleInfo]:

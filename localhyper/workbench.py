@@ -354,11 +354,21 @@ class Workbench:
         loading = time.perf_counter()
         engine, hypernetwork = self.engine(progress), self.load_hypernetwork(bundle, progress)
         loaded = time.perf_counter() - loading
-        if not self._hypernets.is_here(bundle, engine.info):  # it may not be found when the whole is first wanted
+        if not self._is_found_again(engine.info, bundle):
             options = dataclasses.replace(options, whole=True)
         result = attach_document(document, engine, hypernetwork, self.library, options, progress, cancel)
         self._remember_time(result)
         return Attached(result, time.perf_counter() - started, loaded, notes=result.adapter.notes)
+
+    def _is_found_again(self, base: BaseModelInfo, bundle: BundleInfo) -> bool:
+        """Whether another run finds both models, to make a whole when it is wanted: not if only a path named them."""
+        from localhyper.base_header import read_base_info
+        from localhyper.present_bases import base_with
+
+        with contextlib.suppress(ModelError):
+            if read_base_info(self.registry.find_base(self.config.base.name)).fingerprint == base.fingerprint:
+                return self._hypernets.is_here(bundle, base)
+        return base_with(base.fingerprint, self.registry)[0] is not None and self._hypernets.is_here(bundle, base)
 
     def attach_task(
         self,

@@ -104,10 +104,25 @@ def test_asked_as_a_whole_it_is_made_with_the_document(here: Shell, lease: Path)
     assert said.returncode == 0 and row(here)["whole_made"], said.stderr
 
 
-def test_a_hypernetwork_that_was_named_by_its_path_makes_it_at_once(here: Shell, lease: Path, tmp_path: Path) -> None:
+def test_models_that_were_named_by_a_path_make_it_at_once(here: Shell, lease: Path, tmp_path: Path) -> None:
     elsewhere = here.bundle.rename(tmp_path / "elsewhere.onnx")
-    assert here.run("attach", lease, "--hypernet", elsewhere).returncode == 0
-    assert row(here)["whole_made"]
+    assert here.run("attach", lease, "--hypernet", elsewhere, "--name", "one").returncode == 0
+    elsewhere.rename(here.bundle)
+    (link,) = here.home.rglob("tiny.gguf")
+    link.unlink()
+    assert here.run("attach", lease, "--base", here.base, "--rank", "8", "--name", "two").returncode == 0
+    assert row(here, "one")["whole_made"] and row(here, "two")["whole_made"]
+
+
+def test_paths_in_the_settings_are_found_again(here: Shell, lease: Path, tmp_path: Path) -> None:
+    elsewhere = here.bundle.rename(tmp_path / "elsewhere.onnx")
+    (link,) = here.home.rglob("tiny.gguf")
+    link.unlink()
+    settings = f'[base]\nname = "{here.base}"\n[hypernet]\nname = "{elsewhere}"\n'
+    (here.home / "config" / "config.toml").write_text(settings)
+    assert here.run("attach", lease).returncode == 0 and not row(here)["whole_made"]
+    done = here.run("adapters", "export", "lease", tmp_path / "x.gguf")
+    assert done.returncode == 0 and row(here)["whole_made"], done.stderr
 
 
 def test_what_made_it_has_to_be_here_still(attached: Shell, tmp_path: Path) -> None:
