@@ -136,7 +136,9 @@ def run(
     prompts = read_prompts(options.prompts) if options.chat else []
     documents, skipped = read_documents(options, engine, cancel)
     documents = documents[: max(len(questions), len(prompts))]
-    make_adapter = make_adapter or attach_maker(engine, hypernetwork, options.rank, cancel, DEFAULT_CHUNK_RANK)
+    make_adapter = make_adapter or attach_maker(
+        engine, hypernetwork, options.rank, cancel, DEFAULT_CHUNK_RANK, whole=True
+    )
     suite = _Suite(options, engine, questions, prompts, Reporter(progress, 2 * (len(questions) + len(prompts))), cancel)
     before = engine.adapters
     try:

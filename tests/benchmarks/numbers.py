@@ -49,7 +49,7 @@ def _measure(folder: Path) -> None:
     config = with_value(Config(), "adapter.dtype", "f32")
     with Workbench(get_paths(folder).create(), config, base=str(base)) as bench:
         document = bench.read(JobRequest(source=str(sample_path(SAMPLE))))
-        adapter = bench.attach(document, bench.options()).result.adapter
+        adapter = bench.made_whole(bench.attach(document, bench.options()).result.adapter)
     files = {dtype: export_gguf(adapter, folder / f"{dtype}.gguf", dtype) for dtype in TYPES}
     write_f32_copy(base, folder / "base-f32.gguf")
     print("| base | numbers | size, MB | largest change of a logit | RMS change ÷ RMS effect | same likeliest token |")

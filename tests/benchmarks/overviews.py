@@ -40,7 +40,8 @@ def replies(bench: Workbench, passages: Sequence[Passage]) -> dict[str, list[boo
     engine, found = bench.engine(), dict[str, list[bool]]({name: [] for name in COLUMNS})
     for number, passage in enumerate(track(passages, "asking", console=Console(stderr=True))):
         document = make_document(passage.title, passage.text)
-        uses = (AdapterUse(bench.attach(document, bench.options(f"document-{number}")).result.adapter.path),)
+        made = bench.attach(document, bench.options(f"document-{number}")).result.adapter
+        uses = (AdapterUse(bench.made_whole(made).path),)
         for question in QUESTIONS:
             asked = ((), whole([question], uses, engine).uses, bench.choose([question], uses, engine).uses)
             for name, chosen in zip(COLUMNS, asked, strict=True):

@@ -145,3 +145,19 @@ def test_another_base_model_being_set_does_not_matter(attached: Shell, tmp_path:
     done = attached.run("adapters", "export", "lease", tmp_path / "x.gguf")
     assert done.returncode == 0, done.stderr
     assert row(attached)["whole_made"]
+
+
+def test_evaluations_make_it_where_they_measure_it(here: Shell, lease: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("Hello there?\n")
+    done = here.run("eval", "unrelated", "--documents", lease, "--prompts", prompts, "--json")
+    assert done.returncode == 0, done.stderr
+    words = ("--tokens", "100", "--cases", "2", "--max-tokens", "2", "--columns", "adapter,whole", "--json")
+    done = here.run("eval", "needle", *words)
+    assert done.returncode == 0, done.stderr
+    with_whole = json.loads(done.stdout)
+    done = here.run("eval", "needle", *words[:-3], "--columns", "adapter", "--json")
+    assert done.returncode == 0, done.stderr
+    without = json.loads(done.stdout)
+    text = json.dumps(with_whole), json.dumps(without)
+    assert '"rank": null' not in text[0] and '"rank": null' in text[1], "only the first one has a file of the whole"
