@@ -17,14 +17,12 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from localhyper.chunking import split_document
-from localhyper.engine import TokenArray
 from localhyper.errors import ConfigError
 from localhyper.export.data_files import hold_out, read_reading
+from localhyper.export.filled_texts import cut_text
 from localhyper.export.search_config import SearchDataConfig
 from localhyper.export.texts import Example, Pair
 from localhyper.full_text import any_word
-from localhyper.sources.document import Document
 
 
 @dataclass(frozen=True)
@@ -59,21 +57,13 @@ def load_search_sets(
     if len(held) < 2:
         raise ConfigError(f"{len(examples)} contexts are too few", "name larger reading sets in the recipe")
     most = config.cut_tokens or max_tokens
-    return tuple(_search_set([_cut(one, tokenizer, most) for one in part], config, seed) for part in (train, held))  # type: ignore[return-value]
+    cut_train, cut_held = ([_cut(one, tokenizer, most) for one in part] for part in (train, held))
+    return _search_set(cut_train, config, seed), _search_set(cut_held, config, seed)
 
 
 def _cut(example: Example, tokenizer: Tokenizer, most: int) -> list[Example]:
     """A context in chunks of at most so many tokens, each with the questions whose answer it alone spells."""
-
-    def tokenize(text: str) -> TokenArray:
-        return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
-
-    def detokenize(ids: Sequence[int] | TokenArray) -> str:
-        text: str = tokenizer.decode(list(map(int, ids)))
-        return text
-
-    document = Document("", example.text, "text", "")
-    texts = [chunk.text for chunk in split_document(document, tokenize, detokenize, most)]
+    texts = [chunk.text for chunk in cut_text(tokenizer, example.text, most)]
     if len(texts) < 2:
         return [example]
     pairs: list[list[Pair]] = [[] for _ in texts]

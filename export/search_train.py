@@ -150,14 +150,11 @@ class SearchRun(TrainingLoop):
         before = self.reader.tokens
         rng, run = random.Random(f"{seed}/{self.step}/{place}"), self.recipe.run
         batch = draw(self.train_set, rng, run.pairs)
-        if run.related:
-            requests = everyday_requests(rng, run.everyday)
-            of_none = [[True] * len(batch.contexts)] * len(requests)
-            unrelated = torch.tensor([*batch.unrelated, *of_none], device=self.device)
-            questions = self.reader.read([*batch.questions, *requests])
-            loss = self.wrapped(questions, self.reader.read(batch.contexts), unrelated)
-        else:
-            loss = self.wrapped(self.reader.read(batch.questions), self.reader.read(batch.contexts))
+        requests = everyday_requests(rng, run.everyday) if run.related else []
+        of_none = [[True] * len(batch.contexts)] * len(requests)
+        unrelated = torch.tensor([*batch.unrelated, *of_none], device=self.device)
+        questions = self.reader.read([*batch.questions, *requests])
+        loss = self.wrapped(questions, self.reader.read(batch.contexts), unrelated)
         norm = self.descend(loss)
         losses = {"search": float(self.accelerator.reduce(loss.detach(), "mean"))}
         return StepResult(

@@ -96,7 +96,7 @@ class ChunkWriter:
 
     def has(self, chunks: int) -> bool:
         """Whether the first `chunks` of them are there."""
-        return all(chunk_file(self.folder, chunk).is_file() for chunk in range(self.first, chunks))
+        return self.count(chunks) == chunks
 
     def count(self, chunks: int) -> int:
         """How many of the first `chunks` are there, up to the first that is not."""

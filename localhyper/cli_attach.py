@@ -36,7 +36,6 @@ from localhyper.cli_output import (
 )
 from localhyper.errors import ConfigError, LocalHyperError, SourceError
 from localhyper.jobs import JobRequest
-from localhyper.library import chunk_folder
 from localhyper.progress import CancelToken
 
 
@@ -138,7 +137,7 @@ def _show(report: Report) -> None:
             note(beside(adapter))
         again = f", {chunks(result.resumed_chunks)} kept from before" if result.resumed_chunks else ""
         note(f"made in {seconds(report.attached.seconds)}{again}: {stage_times(_timings(report))}")
-    put(str(adapter.path if adapter.whole_made else chunk_folder(adapter.path)))
+    put(str(adapter.place))
 
 
 def _timings(report: Report) -> dict[str, float]:

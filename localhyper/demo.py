@@ -17,7 +17,6 @@ from localhyper.cli_output import ProgressView, beside, chunks, own_adapter, sec
 from localhyper.engine import AdapterUse
 from localhyper.errors import ConfigError
 from localhyper.jobs import JobRequest
-from localhyper.library import chunk_folder
 from localhyper.progress import CancelToken
 from localhyper.workbench import Attached, Workbench
 
@@ -90,7 +89,7 @@ def _show_adapter(attached: Attached, put: Print) -> None:
     put(f"adapter         {adapter.name}: {lines[0]}")
     for line in (*lines[1:], "attached before, nothing to do" if result.reused else made):
         put(f"                {line}")
-    put(f"file            {adapter.path if adapter.whole_made else chunk_folder(adapter.path)}")
+    put(f"file            {adapter.place}")
 
 
 def _ask_all(

@@ -94,10 +94,15 @@ class AdapterInfo:
         return self.size_bytes > 0
 
     @property
+    def place(self) -> Path:
+        """Its file, or the folder of its chunks' adapters where that is all there is yet."""
+        return self.path if self.whole_made else chunk_folder(self.path)
+
+    @property
     def usable(self) -> bool:
         """Whether the file is there with the size it was written with, or what answers in its place."""
         if not self.whole_made:
-            return chunk_folder(self.path).is_dir()
+            return self.place.is_dir()
         try:
             return self.path.stat().st_size == self.size_bytes
         except OSError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import cast
 
 from localhyper.bundle import BundleInfo
 from localhyper.engine import BaseModelInfo
@@ -58,25 +59,24 @@ def store_adapter(
     info: AdapterInfo,
     result: Recompressed,
     origin: Origin,
-    dtype: Dtype,
     passages: Iterable[Passage],
     *,
     summed: int = 1,
 ) -> AdapterInfo:
     """Write the file, a sum of chunks, then the row: a file without a row is harmless, a row without a file is not."""
     info = replace(info, rank=result.weights.rank, energy_kept=result.energy_kept)
-    return library.add(write_file(info, result.weights, origin.base, origin.bundle, dtype, summed=summed), passages)
+    return library.add(write_file(info, result.weights, origin.base, origin.bundle, summed=summed), passages)
 
 
 def write_file(
-    info: AdapterInfo, weights: LoraWeights, base: BaseModelInfo, bundle: BundleInfo, dtype: Dtype, *, summed: int
+    info: AdapterInfo, weights: LoraWeights, base: BaseModelInfo, bundle: BundleInfo, *, summed: int
 ) -> AdapterInfo:
-    """Write an adapter's file, the sum of so many chunks; its row with the file's size.
+    """Write an adapter's file, the sum of so many chunks, in its row's number format; the row with the file's size.
 
     Raises:
         AdapterError: The weights cannot be stored.
     """
-    write_adapter(info.path, weights, base, _file_metadata(info, bundle, summed), dtype)
+    write_adapter(info.path, weights, base, _file_metadata(info, bundle, summed), cast("Dtype", info.dtype))
     return replace(info, size_bytes=info.path.stat().st_size)
 
 

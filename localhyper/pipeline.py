@@ -28,10 +28,9 @@ from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library, Passage, check_name, chunk_folder
 from localhyper.lora import LoraWeights, Recompressed
 from localhyper.new_adapter import Origin, new_adapter, store_adapter
-from localhyper.overview import overview_chunk
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
-from localhyper.whole_document import ChunkSum, make_whole, work_key
+from localhyper.whole_document import ChunkSum, make_whole, overview_of, work_key
 
 DEFAULT_RANK = AdapterSettings().rank_budget
 DEFAULT_CHUNK_RANK = AdapterSettings().chunk_rank
@@ -163,10 +162,11 @@ def attach_document(
     return replace(result, adapter=made.adapter, reused=False, timings=_added(result.timings, made.timings))
 
 
-def _added(one: dict[str, float], two: dict[str, float]) -> dict[str, float]:
-    """Seconds of both, in the order of the stages."""
+def _added(*timings: dict[str, float]) -> dict[str, float]:
+    """Seconds of all of them together, in the order of the stages."""
     order = ("chunk", "encode", "generate", "merge", "chunk_adapters", "write")
-    return {stage: one.get(stage, 0.0) + two.get(stage, 0.0) for stage in order if stage in one or stage in two}
+    there = [stage for stage in order if any(stage in one for one in timings)]
+    return {stage: sum(one.get(stage, 0.0) for one in timings) for stage in there}
 
 
 class _Attach:
@@ -199,7 +199,7 @@ class _Attach:
         if self._checkpoint is not None:
             self._checkpoint.remove()
         done = min(done, len(cut.chunks))  # the overview may be done, too
-        return AttachResult(adapter, False, done, _added(self._steps.timings, {}), len(cut.chunks) - done)
+        return AttachResult(adapter, False, done, _added(self._steps.timings), len(cut.chunks) - done)
 
     def _split(self) -> Cut:
         """The document's chunks, at least one."""
@@ -230,7 +230,7 @@ class _Attach:
     def _parts(self, cut: Cut) -> int:
         """Read and write the chunks that answer, each for itself; how many an earlier run had done."""
         chunks, alone, steps = cut.chunks, self._hypernetwork.alone, self._steps
-        said = self._overview(len(chunks))
+        said = overview_of(self._document, len(chunks), self._engine, self._hypernetwork)
         parts = [*chunks, said] if said is not None else chunks
         beside = self._open_beside(self._work_key("parts", cut), len(parts))
         done = beside.count(len(parts)) if self._options.cache_dir is not None else 0
@@ -247,7 +247,8 @@ class _Attach:
         """Sum the chunks and write the adapter that each has alone; how many an earlier run had done, and the sum."""
         chunks, rank = cut.chunks, self._options.chunk_rank
         work = self._work_key("sum", cut)
-        said = self._overview(len(chunks)) if rank or len(chunks) > 1 else None
+        wanted = rank or len(chunks) > 1
+        said = overview_of(self._document, len(chunks), self._engine, self._hypernetwork) if wanted else None
         files = len(chunks) + int(said is not None)
         if rank and files > 1:
             self._open_beside(work, files, int(len(chunks) == 1))
@@ -265,7 +266,7 @@ class _Attach:
                 alone = weights if same else self._beside.hypernetwork.generate(activations, 1)
                 self._beside.write(part, alone, activations, "overview" if part is said else "")
 
-        done = run.resume(self._beside.has if self._beside is not None else lambda done: True)
+        done = run.resume(self._beside.has if self._beside is not None else None)
         run.run(done, write)
         return done, run.finish()
 
@@ -275,12 +276,6 @@ class _Attach:
         self._beside_files = files
         self._beside = ChunkWriter(folder, self._options.chunk_rank, self._document, self._engine.info, alone, first)
         return self._beside
-
-    def _overview(self, chunks: int) -> Chunk | None:
-        """What the document says of itself, as a chunk after its last; None where nothing could choose it."""
-        if self._hypernetwork.alone.search_head() is None:  # no words of it are searched
-            return None
-        return overview_chunk(self._document, chunks, self._engine.tokenize, self._hypernetwork.info.chunk_tokens)
 
     def _store(self, cut: Cut, own: Recompressed | None) -> AdapterInfo:
         """Write the document's own adapter where there is one yet, then the row."""
@@ -315,7 +310,7 @@ class _Attach:
         if own is None:
             stored = self._library.add(info, passages)
         else:
-            stored = store_adapter(self._library, info, own, origin, options.dtype, passages, summed=len(cut.summed))
+            stored = store_adapter(self._library, info, own, origin, passages, summed=len(cut.summed))
         if stored.path != info.path:  # the other one was first after all
             shutil.rmtree(chunk_folder(info.path), ignore_errors=True)
         return stored

@@ -126,7 +126,7 @@ def attach_vector(
     rank = result.weights.rank
     info = new_adapter(library, origin, options.name, rank=rank, dtype=options.dtype, tokens=given.tokens, chunks=1)
     passage = Passage(0, document.text, 0, len(document.text))
-    stored = store_adapter(library, info, result, origin, options.dtype, [passage])
+    stored = store_adapter(library, info, result, origin, [passage])
     progress(Progress("write", 1, 1, document.title))
     timings = {"embed": given.seconds, "generate": generated - started, "write": time.perf_counter() - generated}
     return AttachResult(stored, reused=False, timings=timings)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -24,7 +23,6 @@ from localhyper.chunking import Chunk, split_document, with_tokens
 from localhyper.document_sum import DocumentSum
 from localhyper.engine import Activations, Engine
 from localhyper.errors import HypernetworkError, LibraryError, LocalHyperError, SourceError
-from localhyper.gguf_writer import Dtype
 from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library
 from localhyper.lora import LoraWeights, Recompressed
@@ -77,10 +75,12 @@ class ChunkSum:
         self._in_sum = 1 if single else len(self.parts)
         self._sum = DocumentSum(self.makes, rank or UNLIMITED_RANK)
 
-    def resume(self, has: Callable[[int], bool] = lambda done: True) -> int:
+    def resume(self, has: Callable[[int], bool] | None = None) -> int:
         """Take up what an earlier run left, unless `has` says no to that many parts; the parts it had done."""
         before = self._checkpoint.load() if self._checkpoint is not None else None
-        if before is None or not 0 < before.done <= len(self.parts) or not has(before.done):
+        if before is None or not 0 < before.done <= len(self.parts):
+            return 0
+        if has is not None and not has(before.done):
             return 0
         self._sum.restore(before.state, before.moments)
         return before.done
@@ -190,9 +190,7 @@ def make_whole(
         chunks = with_tokens(
             split_document(document, engine.tokenize, engine.detokenize, bundle.chunk_tokens, cancel=steps.cancel)
         )
-        said = overview_chunk(document, len(chunks), engine.tokenize, bundle.chunk_tokens) if len(chunks) > 1 else None
-        if hypernetwork.alone.search_head() is None:  # as in an attach
-            said = None
+        said = overview_of(document, len(chunks), engine, hypernetwork) if len(chunks) > 1 else None
     key = work_key(("whole", WORK_VERSION, bundle.sha256, bundle.base_fingerprint, info.rank), chunks)
     checkpoint = CheckpointFile(cache_dir, key) if cache_dir is not None else None
     work = ChunkSum(engine, hypernetwork, chunks, said, info.rank, steps, checkpoint)
@@ -201,12 +199,19 @@ def make_whole(
     steps.report("write", 0, 1)
     with steps.timed("write"):
         made = replace(info, rank=result.weights.rank, energy_kept=result.energy_kept)
-        made = write_file(made, result.weights, engine.info, bundle, cast("Dtype", info.dtype), summed=len(chunks))
+        made = write_file(made, result.weights, engine.info, bundle, summed=len(chunks))
         library.set_whole(made)
     if checkpoint is not None:
         checkpoint.remove()
     steps.report("write", 1, 1)
     return MadeWhole(made, steps.timings)
+
+
+def overview_of(document: Document, chunks: int, engine: Engine, hypernetwork: Hypernetwork) -> Chunk | None:
+    """What a document says of itself, as a chunk after its last; None where no words of it are searched."""
+    if hypernetwork.alone.search_head() is None:  # nothing could choose it
+        return None
+    return overview_chunk(document, chunks, engine.tokenize, hypernetwork.info.chunk_tokens)
 
 
 def document_of(info: AdapterInfo, library: Library) -> Document:

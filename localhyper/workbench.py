@@ -365,10 +365,12 @@ class Workbench:
         from localhyper.base_header import read_base_info
         from localhyper.present_bases import base_with
 
-        with contextlib.suppress(ModelError):
-            if read_base_info(self.registry.find_base(self.config.base.name)).fingerprint == base.fingerprint:
-                return self._hypernets.is_here(bundle, base)
-        return base_with(base.fingerprint, self.registry)[0] is not None and self._hypernets.is_here(bundle, base)
+        here = base_with(base.fingerprint, self.registry)[0] is not None
+        with contextlib.suppress(ModelError):  # the settings may name it by its path
+            here = (
+                here or read_base_info(self.registry.find_base(self.config.base.name)).fingerprint == base.fingerprint
+            )
+        return here and self._hypernets.is_here(bundle, base)
 
     def attach_task(
         self,

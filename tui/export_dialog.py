@@ -201,7 +201,7 @@ class ExportDialog(ModalScreen[bool]):
         app = self.app
 
         def tell(progress: Progress) -> None:
-            if progress.stage == "encode" and not self._stop.cancelled:
+            if progress.stage == "encode":
                 what = f"{progress.item}: chunk {progress.done + 1} of {progress.total}"
                 app.call_from_thread(self._say, f"Making one adapter of all of {what}")
 
@@ -226,14 +226,12 @@ class ExportDialog(ModalScreen[bool]):
         self.query_one("#copy" if made.loader else "#close").focus()
 
     def _failed(self, failure: Failure) -> None:
-        if self._stop.cancelled:  # closed while a document was read
-            return
         hint = failure.hint.replace("add --force to replace it", "tick the box to replace it")
         hint = hint.replace("another --name", "another name")
         self._say("\n".join(filter(None, [f"! {failure.message}", hint])), problem=True)
 
     def _say(self, text: str, *, problem: bool = False) -> None:
-        if not self.is_attached:
+        if not self.is_attached:  # closed while another thread had something to say
             return
         result = self.query_one("#result", Static)
         result.update(visible(text))

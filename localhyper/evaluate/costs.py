@@ -69,14 +69,11 @@ def cost_of(path: Path, seconds: float) -> AttachCost:
     from localhyper.gguf_adapter import read_metadata
     from localhyper.library import chunk_folder
 
-    beside = chunk_folder(path)
-    files = [*([path] if path.exists() else []), *(beside.iterdir() if beside.is_dir() else [])]
-    size = sum(file.stat().st_size for file in files)
-    if not path.exists():
-        return AttachCost(seconds, size, None, None)
+    files = [path, *chunk_folder(path).glob("*")]
+    size = sum(file.stat().st_size for file in files if file.exists())
     try:
         metadata = read_metadata(path)
-    except AdapterError:  # whether the file is usable is for the engine to say
+    except AdapterError:  # not made, or not usable: that is for the engine to say
         return AttachCost(seconds, size, None, None)
     return AttachCost(seconds, size, metadata.rank, metadata.energy_kept)
 
