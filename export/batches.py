@@ -13,6 +13,7 @@ from torch import Tensor
 
 from localhyper.chunking import Chunk
 from localhyper.export.data import pick_pairs
+from localhyper.export.packing import PADDING, Packed, Packing, pack
 from localhyper.export.prompts import PromptFormat
 from localhyper.export.texts import Example, Pair
 
@@ -26,8 +27,9 @@ class Batch:
     Attributes:
         documents: int64 [documents, prefix + tokens], right-padded.
         document_mask: float32 [documents, tokens], 1 on chunk tokens (without the prefix).
-        rows: int64 [documents * rows, row tokens], prompt + answer + end of turn, right-padded.
-        targets: int64 [documents * rows, row tokens]: the next token where it is to be learnt, -100 elsewhere.
+        rows: int64 [documents * rows, row tokens], prompt + answer + end of turn, right-padded; packed, one sequence a
+            document.
+        targets: int64, of the shape of `rows`: the next token where it is to be learnt, -100 elsewhere.
         unrelated: int64 [documents, tokens] or None: rows of questions that are not about the document.
         unrelated_targets: Likewise; their positions only mark where the base model is to be kept.
     """
@@ -39,11 +41,13 @@ class Batch:
     unrelated: Tensor | None
     unrelated_targets: Tensor | None
     kinds: tuple[str, ...]
+    packing: Packing | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
         tensors: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        moved = {name: value.to(device, non_blocking=True) for name, value in tensors.items()}
+        return replace(self, **moved, packing=self.packing.to(device) if self.packing else None)
 
 
 @dataclass(frozen=True)
@@ -133,22 +137,42 @@ class Collator:
         width = bucket(max(len(ids) for ids, _ in rows), self.bucket_size // 2)
         return self._pad([ids for ids, _ in rows], 0, width), self._pad([marks for _, marks in rows], -100, width)
 
+    def _pad_packed(self, packed: Sequence[Packed]) -> tuple[Tensor, Tensor, Packing]:
+        """Ids, targets and which row each token belongs to, [documents, tokens], padded to one length."""
+        width = bucket(max(len(one.ids) for one in packed), self.bucket_size // 2)
+        parts = self._pad([one.parts for one in packed], PADDING, width)
+        packing = Packing(parts, self._pad([one.places for one in packed], 0, width))
+        targets = self._pad([one.targets for one in packed], -100, width)
+        return self._pad([one.ids for one in packed], 0, width), targets, packing
+
     def __call__(
-        self, rngs: Sequence[random.Random], examples: Sequence[Example], rows: int, unrelated: Sequence[Pair] = ()
+        self,
+        rngs: Sequence[random.Random],
+        examples: Sequence[Example],
+        rows: int,
+        unrelated: Sequence[Pair] = (),
+        *,
+        packed: bool = False,
     ) -> Batch:
         """A batch.
 
         Args:
             rngs: One generator a document, which picks its questions.
             examples: The documents.
-            rows: Questions a document.
+            rows: Questions a document; packed, at most so many, none of them twice, while they fit in `max_row` tokens.
             unrelated: For each document a question that is not about it; or none at all.
+            packed: A document's rows in one sequence.
         """
         documents = self.pad_texts([example.text for example in examples])
         picked = [pick_pairs(rng, example, rows) for rng, example in zip(rngs, examples, strict=True)]
-        built = [self.row(pair) for pairs in picked for pair in pairs]
+        packing = None
+        if packed:
+            kept = [list(dict.fromkeys(pairs)) for pairs in picked]
+            sequences = [pack([self.row(pair) for pair in pairs], self.max_row) for pairs in kept]
+            rows_ids, targets, packing = self._pad_packed(sequences)
+        else:
+            rows_ids, targets = self.pad_rows([self.row(pair) for pairs in picked for pair in pairs])
         others = [self.row(pair, about=False) for pair in unrelated]
-        rows_ids, targets = self.pad_rows(built)
         other_ids, other_targets = self.pad_rows(others) if others else (None, None)
         kinds = tuple(example.kind for example in examples)
-        return Batch(documents.ids, documents.mask, rows_ids, targets, other_ids, other_targets, kinds)
+        return Batch(documents.ids, documents.mask, rows_ids, targets, other_ids, other_targets, kinds, packing)

@@ -16,12 +16,14 @@ from localhyper.errors import ConfigError
 from localhyper.evaluate.facts import Fact, Split, make_facts
 from localhyper.export.cloze import clozes
 from localhyper.export.crossed_facts import make_crossed_facts
+from localhyper.export.overview_texts import make_overview
 from localhyper.export.relations import make_relations
 from localhyper.export.texts import Corpus, Example, Pair
 
 OWN_REPLIES = 0.6  # share of the base's own replies among unrelated questions, where there are any
 DIGITS = 0.6  # share of 4-digit values among facts of one form; the others are words
 AMONG = 0.5  # share of reading contexts that other sentences join
+OVERVIEW, OVERVIEW_TRIES = 1.5, 10  # most tokens of an overview, in those of other documents, where tries find one
 LINES = 0.2  # share of documents with invented facts that are lines, not running text
 
 
@@ -35,6 +37,7 @@ class Mixture:
         reading: Share of documents of the reading sets.
         continuation: Share of plain passages that are to be continued.
         about: Share of passages that are asked about in general (`localhyper.export.own_summaries`).
+        overviews: Share of overviews of documents (`localhyper.export.overview_texts`).
         crossed: Share of documents with invented facts that share names and attributes
             (`localhyper.export.crossed_facts`).
         gaps: Share of plain passages whose sentences are asked for with a gap (`localhyper.export.cloze`).
@@ -49,6 +52,7 @@ class Mixture:
     gaps: float = 0.0
     about: float = 0.0
     crossed: float = 0.0
+    overviews: float = 0.0
     most_facts: int = 6
     facts_ramp: int = 40
 
@@ -69,6 +73,7 @@ class Mixture:
             "gaps": self.gaps,
             "about": self.about,
             "crossed": self.crossed,
+            "overviews": self.overviews,
         }
 
     def draw(self, rng: random.Random) -> str:
@@ -129,7 +134,7 @@ class ExampleMaker:
                 return sentences
         raise ConfigError(
             f"no two sentences of the texts fit in {self.max_tokens} tokens",
-            "raise hypernetwork.max_tokens, or set mixture.continuation to 0",
+            "raise hypernetwork.max_tokens (or data.cut_tokens), or set mixture.continuation to 0",
         )
 
     def _among(self, rng: random.Random, example: Example) -> Example:
@@ -152,6 +157,22 @@ class ExampleMaker:
             if pairs:
                 return Example("gaps", " ".join(sentences), pairs)
         return self.continuation(rng)
+
+    def overviews(self, rng: random.Random) -> Example:
+        """What a document says of itself as a whole, if it can be in not many more tokens than other documents have.
+
+        All documents of a batch are padded to its longest.
+        """
+        shortest: Example | None = None
+        for _ in range(OVERVIEW_TRIES if self.corpus.reading else 0):
+            made = make_overview(rng, self.corpus.reading)
+            if made is not None and (shortest is None or len(made.text) < len(shortest.text)):
+                shortest = made
+            if shortest is not None and self.count(shortest.text) <= OVERVIEW * self.max_tokens:
+                break
+        if shortest is None:
+            raise ConfigError("recipe key mixture.overviews wants contexts with text", "name files in data.reading")
+        return shortest
 
     def continuation(self, rng: random.Random) -> Example:
         """A passage; the questions quote the start of a sentence, the answers give the rest."""
@@ -188,6 +209,8 @@ class ExampleMaker:
             if not self.corpus.about:
                 raise ConfigError("recipe key mixture.about wants files in data.about", "make one with own_summaries")
             return rng.choice(self.corpus.about)
+        if kind == "overviews":
+            return self.overviews(rng)
         if kind == "reading":
             return self._among(rng, rng.choice(self.corpus.reading))
         return self.continuation(rng)

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 
 from localhyper.atomic import write_bytes_atomic
 from localhyper.errors import ConfigError
+from localhyper.export.cutting import cut_text, place_pairs
 from localhyper.export.texts import Corpus, Example, Pair, split_sentences
 
 T = TypeVar("T")
-END_MARKER = "<|endoftext|>"  # some copies of data sets left it on their answers
 OPENING = 80  # characters by which two contexts of different files count as the same
 SMALLEST_ARTICLE = 8  # contexts of one title that count as a text of their own
 
@@ -50,19 +50,10 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     write_bytes_atomic(path, gzip.compress(lines.encode(), mtime=0))
 
 
-def spelled_in(text: str, answer: str) -> str | None:
-    """The answer as it stands in a text, without end marker or a final period that the text lacks; None = nowhere."""
-    answer = answer.strip().removesuffix(END_MARKER).strip()
-    for form in (answer, answer.rstrip(".")):
-        if form and form in text:
-            return form
-    return None
-
-
 def read_reading(path: Path, tokenizer: Tokenizer, max_tokens: int) -> list[Example]:
     """A reading set (schema: `docs/data.md`): contexts of at most a chunk, with the questions whose answer is in them.
 
-    A longer context gives several; an answer that stands in more than one of them says nothing about which is meant.
+    A longer one gives several, cut as documents are, and a question belongs to the one that alone spells its answer.
     Contexts of one title are an article where there are enough of them; all others of a file count as one.
     """
     examples, rows = [], list(read_rows(path))
@@ -70,15 +61,11 @@ def read_reading(path: Path, tokenizer: Tokenizer, max_tokens: int) -> list[Exam
     for row in rows:
         title = str(row.get("title", ""))
         article = f"{path.name}/{title}" if titles[title] >= SMALLEST_ARTICLE else path.name
-        ids = tokenizer.encode(str(row["context"]), add_special_tokens=False).ids
-        texts = [tokenizer.decode(ids[start : start + max_tokens]) for start in range(0, len(ids), max_tokens)]
-        pairs: list[list[Pair]] = [[] for _ in texts]
-        for qa in row["qas"]:  # type: ignore[attr-defined]
-            found = [(number, spelled_in(text, str(qa["answers"][0]))) for number, text in enumerate(texts)]
-            placed = [(number, answer) for number, answer in found if answer]
-            for number, answer in placed if len(placed) == 1 else []:
-                pairs[number].append(Pair(str(qa["question"]).strip(), answer))
-        examples += [Example("reading", t, tuple(p), article) for t, p in zip(texts, pairs, strict=True) if p]
+        texts = [chunk.text for chunk in cut_text(tokenizer, str(row["context"]), max_tokens)]
+        qas: list[dict[str, Sequence[str]]] = row["qas"]  # type: ignore[assignment]
+        asked = [Pair(str(qa["question"]).strip(), str(qa["answers"][0])) for qa in qas]
+        placed = place_pairs(texts, asked)
+        examples += [Example("reading", t, tuple(p), article) for t, p in zip(texts, placed, strict=True) if p]
     return examples
 
 

@@ -1,8 +1,4 @@
-"""Long texts with invented facts planted in them, cut into chunks by the very code that cuts a document to be attached.
-
-Chunks that are cut otherwise (all of full length, or in the middle of a sentence) look unlike those of a real document,
-and what a hypernetwork learns to do with the one kind it does not do with the other (docs/training.md).
-"""
+"""Long texts with invented facts planted in them."""
 
 from __future__ import annotations
 
@@ -10,15 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
-
-from localhyper.chunking import Chunk, split_document
-from localhyper.evaluate.columns import make_document
 from localhyper.evaluate.facts import Fact, make_facts
+from localhyper.export.cutting import spelled_in
 from localhyper.export.data import DIGITS, ExampleMaker
-from localhyper.export.data_files import spelled_in
 from localhyper.export.relations import make_relations
 from localhyper.export.texts import Pair, Text
 
@@ -104,16 +94,3 @@ def fill_text(rng: random.Random, maker: ExampleMaker, text: Text, tokens: int, 
     begun = {number: where for number, (where, _) in enumerate(sentences, first)}
     reading = [(begun[start], pair) for start, example in text.examples if start in begun for pair in example.pairs]
     return FilledText("".join(parts), planted, sentences, reading)
-
-
-def cut_text(tokenizer: Tokenizer, text: str, max_tokens: int) -> list[Chunk]:
-    """Chunks of a text as attaching makes them."""
-
-    def tokenize(part: str) -> NDArray[np.int32]:
-        return np.array(tokenizer.encode(part, add_special_tokens=False).ids, np.int32)
-
-    def detokenize(ids: Sequence[int] | NDArray[np.int32]) -> str:
-        part: str = tokenizer.decode([int(i) for i in ids])
-        return part
-
-    return split_document(make_document("training", text), tokenize, detokenize, max_tokens)

@@ -12,6 +12,7 @@ reach is kept: questions enter at the first adapted block.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from localhyper.export.batches import Batch, ChunkTokens
 from localhyper.export.cache import ActivationCache
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork
+from localhyper.export.packing import Packing
 from localhyper.export.perceiver import PerceiverHypernetwork
 from localhyper.export.torch_base import BlockLora, TorchBase
 from localhyper.export.whitening import Common, Whitened, alone, surrounded, whiten
@@ -103,6 +105,11 @@ MOST_RAISED = 8.0  # a gradient raised further would be of a few chunks' noise
 def gather_logits(base: TorchBase, x: Tensor, positions: Tensor) -> Tensor:
     """float32 logits [n, vocab] at the True places of positions [rows, tokens]."""
     return base.logits(x[positions]).float()
+
+
+def _packed(packing: Packing | None) -> dict[str, Any]:
+    """What `TorchBase.run` is given for rows that are packed."""
+    return {} if packing is None else {"attend": packing.attend(), "places": packing.places}
 
 
 def add_chunks(a: Tensor, b: Tensor, extra: int) -> tuple[Tensor, Tensor]:
@@ -269,26 +276,30 @@ class MetaModel(nn.Module):
             )
         }
 
-    def enter(self, rows: Tensor) -> Tensor:
+    def enter(self, rows: Tensor, packing: Packing | None = None) -> Tensor:
         """Residual stream of rows as it enters the first adapted block, without gradient."""
         with torch.no_grad():
-            x, _ = self.base.run(self.base.embed(rows), 0, self.first)
+            x, _ = self.base.run(self.base.embed(rows), 0, self.first, **_packed(packing))
         return x
 
-    def finish(self, x: Tensor, lora: dict[int, BlockLora] | None, positions: Tensor) -> Tensor:
+    def finish(
+        self, x: Tensor, lora: dict[int, BlockLora] | None, positions: Tensor, packing: Packing | None = None
+    ) -> Tensor:
         """Logits [n, vocab] at `positions` after the adapted blocks."""
-        y, _ = self.base.run(x, self.first, self.base.shape.blocks, lora=lora)
+        y, _ = self.base.run(x, self.first, self.base.shape.blocks, lora=lora, **_packed(packing))
         return gather_logits(self.base, y, positions)
 
-    def rows_loss(self, rows: Tensor, targets: Tensor, lora: dict[int, BlockLora]) -> tuple[Tensor, Tensor]:
+    def rows_loss(
+        self, rows: Tensor, targets: Tensor, lora: dict[int, BlockLora], packing: Packing | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy summed over the positions of rows that have a target, and the logits it came from."""
         positions = targets != -100
-        logits = self.finish(self.enter(rows), lora, positions)
+        logits = self.finish(self.enter(rows, packing), lora, positions, packing)
         return F.cross_entropy(logits, targets[positions], reduction="sum"), logits
 
     def answer_loss(self, batch: Batch, lora: dict[int, BlockLora]) -> tuple[Tensor, Tensor]:
         """`rows_loss` of a batch's answers."""
-        return self.rows_loss(batch.rows, batch.targets, lora)
+        return self.rows_loss(batch.rows, batch.targets, lora, batch.packing)
 
     def kept_loss(self, rows: Tensor, targets: Tensor, lora: dict[int, BlockLora]) -> Tensor:
         """KL from the base model without adapter, summed over the positions that have a target."""

@@ -18,10 +18,10 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from localhyper.errors import ConfigError
+from localhyper.export.cutting import cut_text, place_pairs
 from localhyper.export.data_files import hold_out, read_reading
-from localhyper.export.filled_texts import cut_text
 from localhyper.export.search_config import SearchDataConfig
-from localhyper.export.texts import Example, Pair
+from localhyper.export.texts import Example
 from localhyper.full_text import any_word
 
 
@@ -66,12 +66,8 @@ def _cut(example: Example, tokenizer: Tokenizer, most: int) -> list[Example]:
     texts = [chunk.text for chunk in cut_text(tokenizer, example.text, most)]
     if len(texts) < 2:
         return [example]
-    pairs: list[list[Pair]] = [[] for _ in texts]
-    for pair in example.pairs:
-        placed = [number for number, text in enumerate(texts) if pair.answer.lower() in text.lower()]
-        for number in placed if len(placed) == 1 else []:
-            pairs[number].append(pair)
-    return [replace(example, text=text, pairs=tuple(own)) for text, own in zip(texts, pairs, strict=True)]
+    placed = place_pairs(texts, example.pairs)
+    return [replace(example, text=text, pairs=tuple(own)) for text, own in zip(texts, placed, strict=True)]
 
 
 def _search_set(cut: Sequence[Sequence[Example]], config: SearchDataConfig, seed: int) -> SearchSet:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from localhyper.errors import ConfigError
+from localhyper.export.cutting import cut_text
 from localhyper.export.data import ExampleMaker, Mixture, continuation_pairs, gap_pairs
-from localhyper.export.filled_texts import cut_text, fill_text
+from localhyper.export.filled_texts import fill_text
 from localhyper.export.texts import Pair, Text, long_texts
 
 BOOKS = 0.5  # share of documents that are taken out of plain texts

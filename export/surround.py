@@ -22,8 +22,9 @@ from dataclasses import dataclass
 
 from localhyper.chunking import Chunk as Piece
 from localhyper.export.batches import ChunkTokens, Collator
+from localhyper.export.cutting import cut_text
 from localhyper.export.data import ExampleMaker, Mixture, continuation_pairs, gap_pairs
-from localhyper.export.filled_texts import FilledText, cut_text, fill_text
+from localhyper.export.filled_texts import FilledText, fill_text
 from localhyper.export.objectives import ALONE, Surround
 from localhyper.export.texts import Example, Pair, Text, long_texts
 from localhyper.export.train_config import SurroundConfig
@@ -67,7 +68,7 @@ class RunMaker:
 
     def run(self, rng: random.Random, text: Text, most: int, facts: float) -> FilledRun:
         """At most `most` chunks of a text from a random place, with `facts` facts planted a chunk on average."""
-        size = self._collator.max_tokens
+        size = self._maker.max_tokens
         filled = fill_text(rng, self._maker, text, most * size, facts)
         pieces = cut_text(self._maker.tokenizer, filled.text, size)[:most]
         return FilledRun([self._chunk(filled, piece) for piece in pieces], self._collator.pad_chunks(pieces))

@@ -174,7 +174,7 @@ class TorchBase(nn.Module):
 
         q, k = heads("attn_q", self.shape.heads), heads("attn_k", self.shape.kv_heads)
         q, k, v = self._rotate(q, places), self._rotate(k, places), heads("attn_v", self.shape.kv_heads)
-        mixed = attend(block, q, k, v) if attend else _causal(q, k, v)
+        mixed = attend(block, q, k, v) if attend else find(q, k, v)
         return self._linear(block, "attn_output", mixed.transpose(1, 2).flatten(2), lora)
 
     def ffn_input(self, block: int, x: Tensor, lora: Mapping[str, BlockLora] = NONE) -> Tensor:
@@ -221,11 +221,25 @@ class TorchBase(nn.Module):
         return F.linear(self.norm(x, self.get_buffer("output_norm_weight")), self.get_buffer("output_weight"))
 
 
-def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """What each token finds among itself and those before it."""
+def find(q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None = None) -> Tensor:
+    """What queries find among keys and values, of the queries' shape.
+
+    Args:
+        q: [batch, heads, tokens, head_size].
+        k: [batch, kv_heads, tokens, head_size].
+        v: Likewise.
+        seen: Which tokens (last axis) each token sees, bool [batch, 1, tokens, tokens]; None = itself and those before.
+    """
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    if q.device.type != "cpu" or not q.requires_grad:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
+    # On a CPU the fused kernel's backward pass takes five times as long as that of the products it stands for.
+    if seen is None:
+        seen = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool).tril()
+    hidden = q.new_zeros(seen.shape).masked_fill_(~seen, -torch.inf)
+    weights = ((q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2) + hidden).softmax(-1)
+    return torch.matmul(weights, v)
 
 
 def _by_module(adapter: BlockAdapter) -> Mapping[str, BlockLora]:

@@ -67,6 +67,7 @@ PROBED = {  # documents of up to four facts
     "reading": Mixture(facts=0, reading=1, continuation=0),
     "about": Mixture(facts=0, reading=0, continuation=0, about=1),
     "crossed": Mixture(facts=0, reading=0, continuation=0, crossed=1, most_facts=4, facts_ramp=1),
+    "overviews": Mixture(facts=0, reading=0, continuation=0, overviews=1),
 }
 
 
@@ -77,7 +78,14 @@ class BatchMaker:
         self.recipe, self.collator, self.process = recipe, collator, process
 
     def batch(
-        self, maker: ExampleMaker, step: int, mixture: Mixture, *, unrelated: bool, beside: Beside | None = None
+        self,
+        maker: ExampleMaker,
+        step: int,
+        mixture: Mixture,
+        *,
+        unrelated: bool,
+        beside: Beside | None = None,
+        packed: bool = False,
     ) -> Batch:
         """On the CPU; `beside` is what most of its documents are drawn from."""
         count, seed = self.recipe.run.documents, self.recipe.run.seed
@@ -90,7 +98,7 @@ class BatchMaker:
             for rng in rngs
         ]
         others = [maker.unrelated(random.Random(f"{name}/unrelated")) for name in names] if unrelated else []
-        return self.collator(rngs, examples, self.recipe.run.rows, others)
+        return self.collator(rngs, examples, self.recipe.run.rows, others, packed=packed)
 
     def keeps_base(self, step: int) -> bool:
         """Whether a step has the unrelated-question objective."""
@@ -121,6 +129,7 @@ class Run(TrainingLoop):
         self.collator = Collator(tokenizer, prompts, size, recipe.run.max_row, recipe.run.bucket, recipe.reply_start)
         self.batches = BatchMaker(recipe, self.collator, self.accelerator.process_index)
         cfg = recipe.data
+        size = cfg.cut_tokens or size
         train, held = load_corpus(
             data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions, cfg.replies, cfg.about
         )
@@ -193,8 +202,9 @@ class Run(TrainingLoop):
         self._coming: Iterator[Batch] = prefetch(self._train_batch, first, last, self.workers)
 
     def _train_batch(self, step: int) -> Batch:
-        keeps = self.batches.keeps_base(step)
-        return self.batches.batch(self.maker, step, self.recipe.mixture, unrelated=keeps, beside=self.bank.beside(step))
+        keeps, beside, packed = self.batches.keeps_base(step), self.bank.beside(step), self.recipe.run.packed
+        mixture = self.recipe.mixture
+        return self.batches.batch(self.maker, step, mixture, unrelated=keeps, beside=beside, packed=packed)
 
     def _settle(self) -> None:
         chunks = self.bank.to_settle(self.step)
@@ -243,8 +253,8 @@ class Run(TrainingLoop):
         row["facts"], row["reading"] = self._probe("facts", count), self._probe("reading", 2 * count)
         if self.recipe.mixture.relations:
             row["relations"] = self._probe("relations", count)
-        for kind, share in (("about", self.recipe.mixture.about), ("crossed", self.recipe.mixture.crossed)):
-            if share:
+        for kind in ("about", "crossed", "overviews"):
+            if self.recipe.mixture.shares[kind]:
                 row[kind] = self._probe(kind, count)
         if self.recipe.run.max_chunks > 1:
             row["facts_many_chunks"] = self._probe("facts", 1, self.recipe.run.max_chunks - 1)

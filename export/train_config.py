@@ -19,7 +19,17 @@ from localhyper.export.schedule import Schedule
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Files, relative to `--data`, and how they are cut."""
+    """Files, relative to `--data`, and how they are cut.
+
+    Attributes:
+        reading: Reading sets.
+        texts: Plain texts.
+        instructions: Requests with replies.
+        replies: Requests with the base model's own replies.
+        about: Passages with its own answers to general questions.
+        holdout: Every so many-th context, request and passage is held out.
+        cut_tokens: Most tokens of a document, cut as attaching does; 0 = as many as a chunk may have.
+    """
 
     reading: tuple[str, ...] = ()
     texts: tuple[str, ...] = ()
@@ -27,6 +37,7 @@ class DataConfig:
     replies: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
     holdout: int = 40
+    cut_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,8 @@ class RunConfig(Schedule):
     Attributes:
         documents: Documents a step and process.
         rows: Questions a document.
+        packed: A document's questions are one sequence (`localhyper.export.packing`), at most `rows`, none twice.
+        max_row: Most tokens of a question with its prompt and answer; of such a sequence, if `packed`.
         cache_gb: Memory for activations of documents that come again (reading sets over several epochs).
         max_chunks: A document's adapter is the sum of 1 to this many chunks, the others of other documents.
         unrelated_every: The unrelated-question objective is in every n-th step.
@@ -65,6 +78,7 @@ class RunConfig(Schedule):
 
     documents: int = 8
     rows: int = 4
+    packed: bool = False
     max_row: int = 112
     bucket: int = 32
     cache_gb: float = 0.0
@@ -97,6 +111,14 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     surround: SurroundConfig = field(default_factory=SurroundConfig)
     run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        """Chunks are not longer than what reads them; the teacher reads rows that are not packed."""
+        cut, most = self.data.cut_tokens, (self.perceiver or self.hypernetwork).max_tokens
+        if not 0 <= cut <= most:
+            raise ConfigError(f"recipe key data.cut_tokens must be 0 to {most}, the most tokens of a chunk, got {cut}")
+        if self.run.packed and self.loss.teacher:
+            raise ConfigError("recipe key run.packed cannot be with loss.teacher", "set one of them to false or 0")
 
 
 def build_table(cls: type[Any], table: dict[str, Any], where: str) -> Any:

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -104,7 +105,9 @@ def whiten(
     """
     out_a, out_b, out_shared = [], [], []
     with torch.no_grad():
-        rights = inputs @ given.inverse
+        # Block by block, all documents at once: else the matrices would be copied for each document.
+        products = zip(inputs.unbind(1), given.inverse, strict=True)
+        rights = torch.stack([F.linear(own.contiguous(), inverse.T) for own, inverse in products], 1)
         gram = rights @ inputs.transpose(2, 3)
         inverses = inverse_of(gram + torch.eye(gram.shape[-1], device=gram.device))
     # unbind, not an index: the gradient of each index would be a whole tensor of zeros.

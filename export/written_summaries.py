@@ -22,7 +22,8 @@ from tokenizers import Tokenizer
 
 from localhyper.errors import LocalHyperError
 from localhyper.export.command_line import data_parser, refuse
-from localhyper.export.data_files import END_MARKER, read_rows, write_rows
+from localhyper.export.cutting import END_MARKER
+from localhyper.export.data_files import read_rows, write_rows
 from localhyper.export.data_sets import ABSTRACTS, PROMPTED, TASK_FILES
 from localhyper.export.own_summaries import WORD, Asked, passage_of, rows
 from localhyper.export.packaged import packaged_table

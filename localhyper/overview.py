@@ -22,7 +22,7 @@ MOST_POINTS = 7
 LOOKED_AT = 400_000  # characters of a document that headings and names are looked for in
 # A short line of its own, of words alone, that begins like a heading; Markdown's signs for one may stand before it.
 _HEADING = re.compile(r"(?:\A|\n[ \t]*\n)#*[ \t]*(?![a-z ])([\w &'()/,-]{2,60})(?=\n[ \t]*\n)")
-_NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w-]+(?: [A-Z][\w-]+){0,3}")
+NAME = re.compile(r"(?<=[a-z,;] )[A-Z][\w-]+(?: [A-Z][\w-]+){0,3}")
 _SMALL_WORD = re.compile(r"\b[a-z][\w-]+")
 _FORMS = (
     'What is this document about? This document is about "{subject}".',
@@ -40,10 +40,8 @@ def overview(document: Document) -> str:
         return ""
     text = document.text[:LOOKED_AT]
     lines = [form.format(subject=subject) for form in _FORMS]
-    if points := headings_of(text, subject):
-        lines.append(_POINTS.format(points=_listed(points)))
-    elif points := names_of(text, subject):
-        lines.append(_NAMES.format(points=_listed(points)))
+    if points := points_of(text, subject):
+        lines.append((_POINTS if headings_of(text, subject) else _NAMES).format(points=points))
     return "\n".join(lines)
 
 
@@ -63,6 +61,12 @@ def subject_of(document: Document) -> str:
     return _cut(_line(document.text[start:end]).strip("#.!? "), LONGEST_SUBJECT) or title
 
 
+def points_of(text: str, subject: str) -> str:
+    """Its headings, or the names that it comes back to, in a row; empty where it has neither."""
+    points = headings_of(text, subject) or names_of(text, subject)
+    return ", ".join(points[:-1]) + f" and {points[-1]}" if points else ""
+
+
 def headings_of(text: str, subject: str) -> list[str]:
     """Headings, from beginning to end; none where there are not two."""
     found = dict.fromkeys(_line(heading).strip(" ,-") for heading in _HEADING.findall(text))
@@ -73,13 +77,9 @@ def headings_of(text: str, subject: str) -> list[str]:
 def names_of(text: str, subject: str) -> list[str]:
     """The names that come most often inside sentences, twice at least; none where there are not two."""
     small = set(_SMALL_WORD.findall(text))
-    counts = Counter(name for name in _NAME.findall(text) if len(name) > 2 and name.lower() not in small)
+    counts = Counter(name for name in NAME.findall(text) if len(name) > 2 and name.lower() not in small)
     names = [name for name, count in counts.most_common(MOST_POINTS) if count > 1 and name not in subject]
     return names if len(names) > 1 else []
-
-
-def _listed(points: list[str]) -> str:
-    return ", ".join(points[:-1]) + f" and {points[-1]}"
 
 
 def _spread(points: list[str], most: int) -> list[str]:

@@ -16,7 +16,9 @@ from localhyper.export.data_files import read_about
 from localhyper.export.own_summaries import PASSAGE, Asked, main, passages, questions, sound_reply, topics
 from localhyper.export.packaged import packaged_table
 from localhyper.export.tokenizer import load_tokenizer
+from tests.benchmarks.overviews import QUESTIONS as OVERVIEW_QUESTIONS
 
+ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.native, pytest.mark.torch]
 
 
@@ -25,6 +27,14 @@ def test_questions_are_all_different_and_none_of_the_tested_ones() -> None:
     asked: list[str] = table["questions"]
     assert len(asked) == len(set(asked)) > 20 and all("{topic}" in form for form in table["on_topic"])
     assert not {question.lower() for question in asked} & {prompt.lower() for prompt in read_prompts(None)}
+
+
+def test_questions_about_overviews_are_none_of_the_tested_ones() -> None:
+    table = packaged_table("about.toml")
+    asked = [question.lower() for question in (*table["subject"], *table["points"])]
+    tested = (ROOT / "localhyper" / "evaluate" / "general.txt").read_text(encoding="utf-8").splitlines()
+    assert len(asked) == len(set(asked)) > 20
+    assert not set(asked) & {question.lower() for question in (*tested, *OVERVIEW_QUESTIONS)}
 
 
 def test_some_questions_are_about_a_topic_of_the_passage() -> None:

@@ -19,8 +19,9 @@ torch = pytest.importorskip("torch", reason="torch is in the [train] extra")
 
 from localhyper.export.batches import ChunkTokens, Collator  # noqa: E402
 from localhyper.export.cloze import GAP, cloze  # noqa: E402
+from localhyper.export.cutting import END_MARKER, spelled_in  # noqa: E402
 from localhyper.export.data import ExampleMaker, Mixture  # noqa: E402
-from localhyper.export.data_files import END_MARKER, read_reading, read_sentences, spelled_in  # noqa: E402
+from localhyper.export.data_files import read_reading, read_sentences  # noqa: E402
 from localhyper.export.prompts import read_prompt_format  # noqa: E402
 from localhyper.export.surround import Beside, FillerBank, RunMaker  # noqa: E402
 from localhyper.export.texts import Corpus, Example, Pair, Text, article_texts, long_texts  # noqa: E402
@@ -188,16 +189,8 @@ def test_a_gap_hides_a_number_or_a_name_or_the_last_word() -> None:
 
 def only(kind: str) -> Mixture:
     """Nothing but one kind of document."""
-    return Mixture(
-        facts=float(kind == "facts"),
-        relations=float(kind == "relations"),
-        reading=float(kind == "reading"),
-        continuation=float(kind == "continuation"),
-        gaps=float(kind == "gaps"),
-        about=float(kind == "about"),
-        crossed=float(kind == "crossed"),
-        most_facts=1,
-    )
+    shares = {name: float(name == kind) for name in Mixture().shares}
+    return Mixture(**shares, most_facts=1)  # type: ignore[arg-type]
 
 
 def test_a_chunk_is_asked_about_in_every_way_its_text_allows(collator: Collator) -> None:
@@ -230,7 +223,5 @@ def test_every_kind_of_document_is_made_without_a_surround_too(collator: Collato
         for seed in range(10):
             example = made.draw(random.Random(seed), only(kind), 0)
             assert example.kind == kind and example.pairs
-            assert made.count(example.text) <= TOKENS + 4 or kind in (
-                "relations",
-                "crossed",
-            )  # facts as long as they are
+            # Facts are as long as they are, and so are overviews.
+            assert made.count(example.text) <= TOKENS + 4 or kind in ("relations", "crossed", "overviews")

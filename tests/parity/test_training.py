@@ -256,6 +256,76 @@ def test_answers_about_the_document_alone_begin_with_the_reply_start(ground: Pat
     assert spaced.row(pair, about=False) == collator.row(pair)
 
 
+def test_a_run_of_small_chunks_packs_its_questions(ground: Path, tmp_path: Path) -> None:
+    """Documents are cut short, overviews among them, and a document's questions are one sequence."""
+    text = RECIPE.format(steps=2, save_every=1, documents=6, share=0.0)
+    for old, new in (  # no two sentences of the text fit into a document: nothing to continue
+        ("about = 0.1\n", "overviews = 0.4\n"),
+        ("continuation = 0.1\n", "continuation = 0.0\n"),
+        ("teacher = 0.2\n", ""),
+        ("holdout = 4\n", "holdout = 4\ncut_tokens = 48\n"),
+        ("rows = 2\n", "rows = 3\npacked = true\n"),
+        ("max_tokens = 96\n", "max_tokens = 120\n"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "small.toml").write_text(text, encoding="utf-8")
+    recipe, out = load_recipe(tmp_path / "small.toml"), tmp_path / "out"
+    out.mkdir()
+    run = Run(recipe, ground / "base.gguf", ground, out, "cpu", torch.float32)
+    batch = run._train_batch(0)
+    assert batch.packing is not None and len(batch.rows) == 6 and "overviews" in batch.kinds
+    longest = dict(zip(batch.kinds, batch.document_mask.sum(1).tolist(), strict=True))
+    assert all(most <= (120 if kind == "overviews" else 50) for kind, most in longest.items()), longest
+    run.train()
+    rows = curve(out)
+    assert [row["step"] for row in rows if "answer" in row] == [1, 2]
+    assert run.probe()["overviews"] and batch.rows.shape[1] <= recipe.run.max_row + 16
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "wanted"),
+    [
+        ("data", "cut_tokens", 300, "0 to 256"),
+        ("data", "cut_tokens", -1, "0 to 256"),
+        ("run", "packed", "true", "teacher"),
+    ],
+)
+def test_recipes_that_cannot_be_are_one_clear_line(
+    tmp_path: Path, table: str, key: str, value: object, wanted: str
+) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text(f"[loss]\nteacher = 0.5\n[{table}]\n{key} = {value}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=rf"{table}\.{key}.*{wanted}"):
+        load_recipe(path)
+
+
+ASKED_TWICE = tuple(
+    Example("facts", f"{name} has the symbol {symbol} and the mascot owl.",
+            (Pair(f"Which symbol has {name}?", symbol), Pair("Which mascot?", "owl, it is said")))
+    for name, symbol in (("Greta", "walnut"), ("Oslo and Lima", "the key"), ("Jo", "x"))
+)  # fmt: skip
+
+
+def test_packed_rows_give_what_each_gives_alone(model: MetaModel, collator: Collator) -> None:
+    """Losses and gradients, though what the rows have in common is read once."""
+    drawn = [[random.Random(index) for index in range(3)] for _ in range(2)]
+    plain = collator(drawn[0], ASKED_TWICE, 2)
+    packed = collator(drawn[1], ASKED_TWICE, 5, packed=True)
+    assert packed.packing is not None and packed.rows.shape[0] == 3
+    assert (packed.targets != -100).sum() == (plain.targets != -100).sum(), "none is asked twice"
+    assert packed.rows.numel() < 0.8 * plain.rows.numel()
+    losses, slopes = [], []
+    for one in (plain, packed):
+        model.zero_grad()
+        loss, _ = model.answer_loss(one, model.adapters(one.documents, one.document_mask))
+        torch.autograd.backward(loss)
+        losses.append(float(loss.detach()))
+        slopes.append(torch.cat([p.grad.flatten() for p in model.hypernetwork.parameters() if p.grad is not None]))
+    assert abs(losses[0] - losses[1]) < 1e-4 * losses[0]
+    assert torch.allclose(*slopes, rtol=1e-3, atol=1e-4 * float(slopes[0].abs().max()))
+
+
 def zeroed(lora: dict[int, BlockLora]) -> dict[int, BlockLora]:
     return {block: BlockLora(weights.a, torch.zeros_like(weights.b)) for block, weights in lora.items()}
 
