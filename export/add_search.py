@@ -2,9 +2,11 @@
 
     python -m localhyper.export.add_search BUNDLE.onnx RUN --recipe RECIPE.toml --out OUT.onnx
     python -m localhyper.export.add_search BUNDLE.onnx OTHER.onnx --out OUT.onnx
+    python -m localhyper.export.add_search BUNDLE.onnx RUN --recipe RECIPE.toml --parts --out OUT.onnx
 
-The second takes over the head of another bundle for the same base model: a head reads the base alone, so it stays right
-when the hypernetwork is trained on.
+The second takes over the heads of another bundle for the same base model: a head reads the base alone, so it stays
+right when the hypernetwork is trained on. The third puts a head beside the one that BUNDLE has, which then tells
+documents apart, and the new one the chunks of one document.
 
 Where BUNDLE names another one for single chunks (`chunk_bundle`), that one is what the head belongs into: add it there
 and join the two again (`localhyper.export.companion`).
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +32,7 @@ from localhyper.export.checkpoints import read_run, run_facts
 from localhyper.export.command_line import refuse
 from localhyper.export.onnx_bundle import HALF, update_description
 from localhyper.export.search_config import SearchConfig, load_search_recipe
-from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork
+from localhyper.hypernet import PARTS_OUTPUTS, SEARCH_OUTPUTS, OnnxHypernetwork
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -56,10 +59,10 @@ def head_arrays(state: dict[str, NDArray[np.float32]], config: SearchConfig, inf
     return dict(zip(SEARCH_OUTPUTS, [*flat, scalars], strict=True))
 
 
-def put_in(model: onnx.ModelProto, arrays: Arrays) -> None:
-    """Add the arrays as constant outputs, matrices as float16 cast up; those of an earlier head go."""
+def put_in(model: onnx.ModelProto, arrays: Arrays, replaced: Sequence[str]) -> None:
+    """Add the arrays as constant outputs, matrices as float16 cast up, where those of earlier heads have been."""
     graph = model.graph
-    for name in SEARCH_OUTPUTS:
+    for name in replaced:
         for kept in (graph.output, graph.node, graph.initializer):
             for item in [item for item in kept if name in (item.name, item.name.removesuffix(HALF))]:
                 kept.remove(item)
@@ -99,17 +102,18 @@ def head_of(other: Path, info: BundleInfo) -> tuple[Arrays, object]:
     stored = {tensor.name.removesuffix(HALF): tensor for tensor in onnx.load(other).graph.initializer}
     if not stored.keys() >= set(SEARCH_OUTPUTS):
         raise ConfigError(f"`{other}` has no search head", "name a bundle that has one, or the folder of a search run")
-    arrays = {name: numpy_helper.to_array(stored[name]).astype(np.float32) for name in SEARCH_OUTPUTS}
-    return arrays, given.card.get("search")
+    names = [name for name in (*SEARCH_OUTPUTS, *PARTS_OUTPUTS) if name in stored]
+    return {name: numpy_helper.to_array(stored[name]).astype(np.float32) for name in names}, given.card.get("search")
 
 
-def add_search(bundle: Path, source: Path, recipe: Path | None, out: Path) -> None:
+def add_search(bundle: Path, source: Path, recipe: Path | None, out: Path, *, parts: bool = False) -> None:
     """Write `bundle` with the head of `source`, a search run or a bundle, to `out`.
 
-    Nothing is written where they do not go together.
+    With `parts`, beside the head that it has, for the chunks of a document. Nothing is written where they do not go
+    together.
 
     Raises:
-        LocalHyperError: They don't, or one of them cannot be read.
+        LocalHyperError: They don't, or one of them cannot be read, or there is no head to put one beside.
     """
     info = read_bundle(bundle)
     check_kind(info, "document")
@@ -118,9 +122,14 @@ def add_search(bundle: Path, source: Path, recipe: Path | None, out: Path) -> No
     if recipe is None and source.suffix != ".onnx":
         raise ConfigError(f"`{source}` is no bundle", "name the recipe of the search run with --recipe")
     arrays, facts = head_of(source, info) if recipe is None else trained_head(source, recipe, info)
+    replaced, entry = (*SEARCH_OUTPUTS, *PARTS_OUTPUTS), "search"
+    if parts:
+        head_of(bundle, info)  # what it is put beside
+        arrays = {new: arrays[name] for new, name in zip(PARTS_OUTPUTS, SEARCH_OUTPUTS, strict=True)}
+        replaced, entry = PARTS_OUTPUTS, "search_parts"
     model = onnx.load(bundle)
-    put_in(model, arrays)
-    update_description(model, {"card": {**info.card, "search": facts}})
+    put_in(model, arrays, replaced)
+    update_description(model, {"card": {**info.card, entry: facts}})
     onnx.checker.check_model(model)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / bundle.name
@@ -137,10 +146,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("source", type=Path, help="folder of a search run, or a bundle that has a head")
     parser.add_argument("--recipe", type=Path, help="of the search run")
+    parser.add_argument(
+        "--parts", action="store_true", help="beside the head that BUNDLE has, for chunks of a document"
+    )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
     try:
-        add_search(options.bundle, options.source, options.recipe, options.out)
+        add_search(options.bundle, options.source, options.recipe, options.out, parts=options.parts)
     except LocalHyperError as error:
         refuse(parser, error)
     print(options.out)

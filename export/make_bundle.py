@@ -53,6 +53,7 @@ def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> d
             **({"about": list(recipe.data.about)} if recipe.data.about else {}),
         },
         "reply_start": recipe.reply_start,
+        **({"cut_tokens": recipe.data.cut_tokens} if recipe.data.cut_tokens else {}),
         **({"started_from": begun[0]} if begun else {}),
         "documents": sum(recipe.sums.documents)
         if isinstance(recipe, SumRecipe)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from localhyper.atomic import remove_stale
 from localhyper.blas_threads import one_thread_a_product
-from localhyper.chunk_keys import QUESTION_FILE, write_keys, write_question_map
+from localhyper.chunk_keys import QUESTION_FILE, write_keys, write_question_maps
 from localhyper.chunking import Chunk
 from localhyper.document_sum import DocumentSum
 from localhyper.engine import Activations, BaseModelInfo
@@ -89,7 +89,7 @@ class ChunkWriter:
         if head is None:
             return
         if not (self.folder / QUESTION_FILE).is_file():
-            write_question_map(self.folder, head.question, self.hypernetwork.info)
+            write_question_maps(self.folder, head.maps, self.hypernetwork.info)
         with one_thread_a_product():
             keys = head.keys(activations.hidden)
         write_keys(self.folder, chunk.index, keys)

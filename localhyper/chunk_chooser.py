@@ -19,11 +19,11 @@ import numpy as np
 
 from localhyper.blas_threads import one_thread_a_product
 from localhyper.chunk_choice import Choice, ChosenChunk
-from localhyper.chunk_keys import ChunkKeys, read_keys, read_question
+from localhyper.chunk_keys import ChunkKeys, decide, read_keys, read_question
 from localhyper.engine import AdapterUse, CaptureSpec, Engine
 from localhyper.library import AdapterInfo, Library, chunk_folder
 from localhyper.lora import FloatArray
-from localhyper.search_head import says_enough
+from localhyper.search_head import Match, says_enough
 from localhyper.standalone import stands_alone
 
 Place = tuple[int, int]  # id of a document in the library, and number of a chunk in it
@@ -40,21 +40,22 @@ class _Rated:
 
     Attributes:
         info: The document.
+        rank: What it has to do with them beside other documents; without keys, the score of its best chunk.
         scores: Number of a chunk to its score; without keys only of those that share a word.
         related: Whether the questions are about it; without keys nobody knows, and it counts as such.
         by_keys: Whether keys told so.
     """
 
     info: AdapterInfo
+    rank: float
     scores: Mapping[int, float]
     related: bool = True
     by_keys: bool = False
 
     @property
-    def best(self) -> tuple[float, int]:
-        """Score and number of the best chunk; of equals, the first one."""
-        chunk = max(self.scores, key=lambda chunk: (self.scores[chunk], -chunk))
-        return self.scores[chunk], chunk
+    def best(self) -> int:
+        """Number of the best chunk; of equals, the first one."""
+        return max(self.scores, key=lambda chunk: (self.scores[chunk], -chunk))
 
 
 class ChunkChooser:
@@ -86,11 +87,11 @@ class ChunkChooser:
         if rated and not asked:
             left_out = tuple(one.info.name for one in rated)
             return Choice(tuple(use for use in uses if use not in searched), left_out=left_out)
-        found = [(*one.best, one) for one in asked if one.scores]
+        found = [one for one in asked if one.scores]
         if not found:
             return Choice(tuple(uses))
-        _, best, chosen = max(found, key=lambda one: one[0])  # of equals, the document that was named first
-        info = chosen.info
+        chosen = max(found, key=lambda one: one.rank)  # of equals, the document that was named first
+        info, best = chosen.info, chosen.best
         file = info.chunk_path(best)
         if not file.is_file():
             logger.warning("the adapter of chunk %d of `%s` is missing: %s", best + 1, info.name, file)
@@ -136,7 +137,7 @@ class ChunkChooser:
         recent = list(zip(questions[:-3:-1], (1.0, EARLIER_WEIGHT), strict=False))
         words = [self._library().score_chunks(question, [info.id for info in documents]) for question, _ in recent]
         if not keys:
-            return [_Rated(info, _added(words, recent, info.id)) for info in documents]
+            return [_rated_by_words(info, _added(words, recent, info.id)) for info in documents]
         return [
             self._rated_by_keys(info, of_one, recent, source, words, engine)
             for info, of_one in zip(documents, keys, strict=True)
@@ -151,20 +152,22 @@ class ChunkChooser:
         words: Sequence[Mapping[Place, float]],
         engine: Engine,
     ) -> _Rated:
-        total, closest = np.zeros((2, len(keys.starts)), np.float32)  # with words beside, and without
+        together, parts, closest = np.zeros((3, len(keys.starts)), np.float32)
         most = 0.0
         for (question, weight), of_question in zip(recent, words, strict=True):
             hidden = self._read(question, keys, engine)
-            alone, of_all = keys.scores_of(hidden), keys.most_of(hidden)
-            beside = [of_question.get((info.id, chunk), 0.0) for chunk in range(len(alone))]
-            total += np.float32(weight) * keys.beside_words(alone, np.array(beside, np.float32), of_all, info.chunks)
-            closest += np.float32(weight) * alone
-            most += weight * of_all
+            found = keys.match(hidden)
+            beside = np.array([of_question.get((info.id, chunk), 0.0) for chunk in range(len(parts))], np.float32)
+            together += np.float32(weight) * keys.beside_words(found, beside, info.chunks)
+            parts += np.float32(weight) * keys.parts_beside_words(keys.match_parts(hidden, found), beside)
+            closest += np.float32(weight) * found.scores
+            most += weight * found.most
         if source and not says_enough(most):
-            hidden = self._read(source, keys, engine)
-            closest, most = closest + keys.scores_of(hidden), most + keys.most_of(hidden)
-        related = not self._only_related or keys.is_related(closest, most, info.chunks)
-        return _Rated(info, {chunk: float(score) for chunk, score in enumerate(total)}, related, True)
+            of_source = keys.match(self._read(source, keys, engine))
+            closest, most = closest + of_source.scores, most + of_source.most
+        related = not self._only_related or keys.is_related(Match(closest, most), info.chunks)
+        ranked = enumerate(decide(together, parts, info.chunks).tolist())
+        return _Rated(info, float(together.max()), dict(ranked), related, True)
 
     def _read(self, question: str, keys: ChunkKeys, engine: Engine) -> FloatArray:
         """Activations on a question; the last ones are kept, as each is read for all documents and counts once more."""
@@ -174,6 +177,10 @@ class ChunkChooser:
             if len(self._recent) > RECENT:
                 del self._recent[next(iter(self._recent))]
         return self._recent[key]
+
+
+def _rated_by_words(info: AdapterInfo, scores: Mapping[int, float]) -> _Rated:
+    return _Rated(info, max(scores.values(), default=0.0), scores)
 
 
 def _added(

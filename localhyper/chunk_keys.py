@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import logging
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +24,14 @@ from localhyper.bundle import BundleInfo
 from localhyper.engine import BaseModelInfo, CaptureSpec, Engine
 from localhyper.errors import AdapterError
 from localhyper.lora import FloatArray
-from localhyper.search_head import QuestionMap, is_related, max_sim
+from localhyper.search_head import Match, QuestionMap, is_related, match
 
-VERSION = 1
+VERSION = 2
+READABLE = (1, VERSION)  # version 1 has one map of questions
 QUESTION_FILE = "question.npz"
 OVERVIEW_LEAD = 0.03  # mean cosine that an overview must have above a short text; docs/decisions/0020 has what chose it
 MOST_QUESTION_TOKENS = 128  # of a longer question, the last ones: what is asked comes after what is told
+MAPS = ("", "parts_")  # what the names of a map's arrays begin with: of the one for documents, of the one for chunks
 _ARRAYS = ("mean", "keys", "weight", "scalars")
 logger = logging.getLogger(__name__)
 
@@ -49,8 +51,8 @@ def write_keys(folder: Path, chunk: int, keys: FloatArray) -> None:
     _write(keys_file(folder, chunk), lambda out: np.save(out, stored, allow_pickle=False))
 
 
-def write_question_map(folder: Path, question: QuestionMap, bundle: BundleInfo) -> None:
-    """Write how a question is read.
+def write_question_maps(folder: Path, maps: Sequence[QuestionMap], bundle: BundleInfo) -> None:
+    """Write how a question is read, for a document and, where another map does that, for the chunks of one.
 
     Raises:
         AdapterError: The folder cannot be written.
@@ -62,17 +64,12 @@ def write_question_map(folder: Path, question: QuestionMap, bundle: BundleInfo) 
         "prefix": bundle.prefix,
     }
 
-    def save(out: BinaryIO) -> None:
-        np.savez(
-            out,
-            about=np.frombuffer(json.dumps(about).encode(), np.uint8),
-            mean=question.mean,
-            keys=question.keys.astype(np.float16),
-            weight=question.weight,
-            scalars=np.array([question.offset, question.scale, question.words], np.float32),
-        )
-
-    _write(folder / QUESTION_FILE, save)
+    arrays: dict[str, Any] = {"about": np.frombuffer(json.dumps(about).encode(), np.uint8)}
+    for begin, question in zip(MAPS, maps, strict=False):
+        scalars = np.array([question.offset, question.scale, question.words], np.float32)
+        parts = (question.mean, question.keys.astype(np.float16), question.weight, scalars)
+        arrays |= {begin + name: part for name, part in zip(_ARRAYS, parts, strict=True)}
+    _write(folder / QUESTION_FILE, lambda out: np.savez(out, **arrays))
 
 
 def _write(path: Path, save: Callable[[BinaryIO], None]) -> None:
@@ -94,6 +91,8 @@ class ChunkKeys:
         question: From activations to keys.
         keys: float32 [tokens, d], all chunks one after the other.
         starts: Row that each chunk begins with.
+        parts: From activations to what tells the chunks apart; None = `question`.
+        parts_keys: Likewise, float32 [tokens, d'].
     """
 
     base_fingerprint: str
@@ -102,6 +101,8 @@ class ChunkKeys:
     question: QuestionMap
     keys: FloatArray
     starts: NDArray[np.intp]
+    parts: QuestionMap | None = None
+    parts_keys: FloatArray | None = None
 
     def fits(self, base: BaseModelInfo) -> bool:
         """Whether a base model's activations are what these keys are made of."""
@@ -115,46 +116,67 @@ class ChunkKeys:
         Raises:
             ModelError: The base model cannot read it.
         """
-        return self.scores_of(read_question(text, engine, self.capture, self.prefix))
+        hidden = read_question(text, engine, self.capture, self.prefix)
+        return self.match_parts(hidden, self.match(hidden)).scores
 
-    def scores_of(self, hidden: FloatArray) -> FloatArray:
-        """The same of a question that was read already, activations float32 [taps, tokens, hidden]."""
-        if not hidden.shape[1]:
-            return np.zeros(len(self.starts), np.float32)
-        return max_sim(self.question.read(hidden), self.keys, self.starts)
+    def match(self, hidden: FloatArray) -> Match:
+        """What each chunk has to do with a question that was read already, float32 [taps, tokens, hidden]."""
+        return match(self.question, hidden, self.keys, self.starts)
 
-    def most_of(self, hidden: FloatArray) -> float:
-        """What a chunk would score that has every token of the question, read likewise."""
-        return float(np.linalg.norm(self.question.read(hidden), axis=1).sum()) if hidden.shape[1] else 0.0
+    def match_parts(self, hidden: FloatArray, found: Match) -> Match:
+        """The same by what tells chunks apart; `found`, which `match` gave, where nothing else does."""
+        if self.parts is None or self.parts_keys is None:
+            return found
+        return match(self.parts, hidden, self.parts_keys, self.starts)
 
-    def is_related(self, scores: FloatArray, most: float, chunks: int) -> bool:
+    def is_related(self, found: Match, chunks: int) -> bool:
         """Whether a question is about the document, by the closest of its chunks or by its overview.
 
         Args:
-            scores: Of the chunks and, where there is one, of the overview after them.
-            most: What a chunk would score that has every token of the question.
+            found: Of the chunks and, where there is one, of the overview after them.
             chunks: How many there are, without the overview.
         """
         of_text = self.starts[chunks] if chunks < len(self.starts) else len(self.keys)
-        parts = ((scores[:chunks], int(of_text)), (scores[chunks:], len(self.keys) - int(of_text)))
-        return any(is_related(float(part.max()), most, tokens) for part, tokens in parts if len(part))
+        parts = ((found.scores[:chunks], int(of_text)), (found.scores[chunks:], len(self.keys) - int(of_text)))
+        return any(is_related(float(part.max()), found.most, tokens) for part, tokens in parts if len(part))
 
-    def beside_words(self, scores: FloatArray, words: FloatArray, most: float, chunks: int) -> FloatArray:
-        """What chooses: `scores` and the BM25 of each chunk, both float32 [chunks], together.
+    def beside_words(self, found: Match, words: FloatArray, chunks: int) -> FloatArray:
+        """What chooses a document, and its overview: scores and the BM25 of each chunk, float32 [chunks], together.
 
         The overview of a short text has words of it, all of its first sentence where there is no title. So it must
         come closer than the text itself. Among several chunks, the words of each tell it from the overview.
 
         Args:
-            scores: Of the chunks and, where there is one, of the overview after them.
+            found: Of the chunks and, where there is one, of the overview after them.
             words: Likewise.
-            most: What a chunk would score that has every token of the question.
             chunks: How many there are, without the overview.
         """
-        together: FloatArray = scores + np.float32(self.question.words) * words
+        together: FloatArray = found.scores + np.float32(self.question.words) * words
         if chunks == 1:
-            together[1:] -= np.float32(OVERVIEW_LEAD * most)
+            together[1:] -= np.float32(OVERVIEW_LEAD * found.most)
         return together
+
+    def parts_beside_words(self, parts: Match, words: FloatArray) -> FloatArray:
+        """What chooses among the chunks of one document, of what `match_parts` gave; see `decide`."""
+        of = self.question if self.parts is None else self.parts
+        together: FloatArray = parts.scores + np.float32(of.words) * words
+        return together
+
+
+def decide(together: FloatArray, parts: FloatArray, chunks: int) -> FloatArray:
+    """What ranks a document's chunks and its overview, float32 [chunks].
+
+    Whether a question is about all of a document is told by what tells documents apart, and, if it is not, which of its
+    chunks it is about by what tells those apart.
+
+    Args:
+        together: Of `beside_words`.
+        parts: Of `parts_beside_words`.
+        chunks: How many there are, without the overview.
+    """
+    ranked = parts.copy()
+    ranked[chunks:] = np.inf if together.argmax() >= chunks else -np.inf
+    return ranked
 
 
 def read_question(text: str, engine: Engine, capture: CaptureSpec, prefix: str) -> FloatArray:
@@ -169,12 +191,22 @@ def read_question(text: str, engine: Engine, capture: CaptureSpec, prefix: str) 
     return engine.encode(np.concatenate([before, asked]).astype(np.int32), capture).hidden[:, len(before) :]
 
 
-def in_memory(question: QuestionMap, bundle: BundleInfo, keys: Sequence[FloatArray]) -> ChunkKeys:
-    """The keys of chunks, float32 [tokens, d] each, as they would come back from the disk."""
-    starts = np.cumsum([0, *(len(part) for part in keys[:-1])]).astype(np.intp)
-    stored = np.concatenate(keys).astype(np.float16).astype(np.float32)
-    capture = CaptureSpec(bundle.capture.taps)
-    return ChunkKeys(bundle.base_fingerprint, capture, bundle.prefix, question, stored, starts)
+def in_memory(maps: Sequence[QuestionMap], bundle: BundleInfo, keys: Sequence[FloatArray]) -> ChunkKeys:
+    """The keys of chunks, as `SearchHead.keys` gives them, as they would come back from the disk."""
+    stored = [part.astype(np.float16).astype(np.float32) for part in keys]
+    return _joined(bundle.base_fingerprint, CaptureSpec(bundle.capture.taps), bundle.prefix, maps, stored)
+
+
+def _joined(
+    fingerprint: str, capture: CaptureSpec, prefix: str, maps: Sequence[QuestionMap], parts: Sequence[FloatArray]
+) -> ChunkKeys:
+    """Keys of chunks, float32 [tokens, d + d'], those of each map apart."""
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])]).astype(np.intp)
+    stored, first = np.concatenate(parts), maps[0].keys.shape[1]
+    # Copies, as each is multiplied with every question: the halves of wide rows are read slower.
+    keys = stored if len(maps) == 1 else np.ascontiguousarray(stored[:, :first])
+    others = (None, None) if len(maps) == 1 else (maps[1], np.ascontiguousarray(stored[:, first:]))
+    return ChunkKeys(fingerprint, capture, prefix, maps[0], keys, starts, *others)
 
 
 def read_keys(folder: Path, chunks: int) -> ChunkKeys | None:
@@ -204,19 +236,24 @@ def _read_cached(folder: Path, chunks: int, changed: int) -> ChunkKeys | None:
 def _read(folder: Path, chunks: int) -> ChunkKeys:
     with (folder / QUESTION_FILE).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         about = json.loads(file["about"].tobytes())
-        mean, keys, weight, scalars = (_floats(file[name]) for name in _ARRAYS)
-    if about["version"] != VERSION:
-        raise ValueError(f"version {about['version']}")
-    width, size = keys.shape
-    if mean.shape != (width,) or weight.shape != (width,) or scalars.shape != (3,):
-        raise ValueError("a question map whose parts do not fit")
+        if about["version"] not in READABLE:
+            raise ValueError(f"version {about['version']}")
+        maps = [_map(file, begin) for begin in MAPS if begin + _ARRAYS[0] in file]
+    if len({len(one.mean) for one in maps}) != 1:
+        raise ValueError("maps of questions that read different activations")
+    size = sum(one.keys.shape[1] for one in maps)
     parts = [_floats(np.load(keys_file(folder, chunk), allow_pickle=False)) for chunk in range(chunks)]
     if not parts or any(part.ndim != 2 or not len(part) or part.shape[1] != size for part in parts):
         raise ValueError("keys of the wrong shape")
-    starts = np.cumsum([0, *(len(part) for part in parts[:-1])]).astype(np.intp)
-    question = QuestionMap(mean, keys, weight, *(float(value) for value in scalars))
     capture = CaptureSpec(tuple(int(tap) for tap in about["taps"]))
-    return ChunkKeys(str(about["base"]), capture, str(about["prefix"]), question, np.concatenate(parts), starts)
+    return _joined(str(about["base"]), capture, str(about["prefix"]), maps, parts)
+
+
+def _map(file: Mapping[str, NDArray[np.generic]], begin: str) -> QuestionMap:
+    mean, keys, weight, scalars = (_floats(file[begin + name]) for name in _ARRAYS)
+    if keys.ndim != 2 or mean.shape != keys.shape[:1] or weight.shape != mean.shape or scalars.shape != (3,):
+        raise ValueError("a question map whose parts do not fit")
+    return QuestionMap(mean, keys, weight, *(float(value) for value in scalars))
 
 
 def _floats(array: NDArray[np.generic]) -> FloatArray:

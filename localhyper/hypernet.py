@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
@@ -47,6 +48,7 @@ logger = logging.getLogger(__name__)
 PROBE_TOKENS = 8  # for outputs that don't depend on the input, where onnxruntime still wants one
 AXES = {"metric_excess": 2, "metric_floor": 1}  # of outputs that have not three
 SEARCH_OUTPUTS = ("search_mean", "search_document", "search_question", "search_scalars")  # arguments of `make_head`
+PARTS_OUTPUTS = tuple(name.replace("search", "parts") for name in SEARCH_OUTPUTS)  # likewise
 
 
 class Hypernetwork(Protocol):
@@ -227,7 +229,10 @@ class OnnxHypernetwork:
             return None
         values = self._constant_values()
         try:
-            return make_head(*(values[name] for name in SEARCH_OUTPUTS))
+            head = make_head(*(values[name] for name in SEARCH_OUTPUTS))
+            if PARTS_OUTPUTS[0] not in self._outputs:
+                return head
+            return replace(head, parts=make_head(*(values[name] for name in PARTS_OUTPUTS)))
         except HypernetworkError as error:
             raise self._bad(error.message) from error
 
@@ -344,7 +349,7 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
     known = {f"{part}.{name}" for part in ("a", "b") for name in info.targets}
     pairs = [("bias_a", "bias_b"), ("metric_basis", "metric_excess")]
     optional = {f"{part}.{name}" for pair in (*pairs, ("metric_floor",)) for part in pair for name in info.targets}
-    optional |= set(SEARCH_OUTPUTS)
+    optional |= {*SEARCH_OUTPUTS, *PARTS_OUTPUTS}
     missing, unknown = known - set(outputs), set(outputs) - known - optional
     if missing or unknown:
         raise HypernetworkError(
@@ -360,7 +365,7 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
     _check_whitening(info, outputs)
     _check_search(info, outputs)
     for name, value in outputs.items():
-        if name in SEARCH_OUTPUTS:
+        if name in SEARCH_OUTPUTS or name in PARTS_OUTPUTS:
             continue
         axes = AXES.get(name.split(".", 1)[0], 3)
         _check_value(info, value, (len(info.targets[name.split(".", 1)[1]]), *[None] * (axes - 1)))
@@ -368,17 +373,19 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
 
 def _check_search(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
     """All of a search head or nothing, and of the width of the activations; `make_head` checks what goes together."""
-    there = [name for name in SEARCH_OUTPUTS if name in outputs]
-    if not there:
-        return
-    if len(there) != len(SEARCH_OUTPUTS) or info.kind != "document" or not info.capture.taps:
-        raise HypernetworkError(
-            f"hypernetwork `{info.path}`: a search head needs {', '.join(SEARCH_OUTPUTS)}, and taps of a document",
-            REMAKE_HINT,
-        )
     width = len(info.capture.taps) * info.base_hidden_size
-    for name, shape in zip(SEARCH_OUTPUTS, ((width,), (width, None), (width, None), (3,)), strict=True):
-        _check_value(info, outputs[name], shape)
+    shapes = ((width,), (width, None), (width, None), (3,))
+    for names in (SEARCH_OUTPUTS, PARTS_OUTPUTS):
+        there = [name for name in names if name in outputs]
+        if there and (len(there) != len(names) or info.kind != "document" or not info.capture.taps):
+            raise HypernetworkError(
+                f"hypernetwork `{info.path}`: a search head needs {', '.join(names)}, and taps of a document",
+                REMAKE_HINT,
+            )
+        for name, shape in zip(there, shapes, strict=False):
+            _check_value(info, outputs[name], shape)
+    if PARTS_OUTPUTS[0] in outputs and SEARCH_OUTPUTS[0] not in outputs:
+        raise HypernetworkError(f"hypernetwork `{info.path}` has {PARTS_OUTPUTS[0]} without a search head", REMAKE_HINT)
 
 
 def _check_whitening(info: BundleInfo, outputs: Mapping[str, Value]) -> None:

@@ -76,14 +76,54 @@ def says_enough(most: float) -> bool:
 
 @dataclass(frozen=True)
 class SearchHead:
-    """Both maps. `document` is float32 [width, d]."""
+    """Maps of questions and of chunks.
+
+    Attributes:
+        document: float32 [width, d].
+        question: Of questions.
+        parts: What tells the chunks of one document apart; None = the same that tells whether a question is about the
+            document, and about all of it. What its sentences have in common is not what parts them
+            (docs/decisions/0027).
+    """
 
     document: FloatArray
     question: QuestionMap
+    parts: SearchHead | None = None
+
+    @property
+    def maps(self) -> tuple[QuestionMap, ...]:
+        """Of questions, in the order of the keys."""
+        return (self.question,) if self.parts is None else (self.question, *self.parts.maps)
 
     def keys(self, hidden: FloatArray) -> FloatArray:
-        """Activations on a chunk, float32 [taps, tokens, hidden], to its keys, float32 [tokens, d] of length 1."""
-        return _unit((features(hidden) - self.question.mean) @ self.document)
+        """Activations on a chunk, float32 [taps, tokens, hidden], to its keys.
+
+        Returns:
+            float32 [tokens, d] of length 1; those for `parts` beside them.
+        """
+        own = _unit((features(hidden) - self.question.mean) @ self.document)
+        return own if self.parts is None else np.concatenate((own, self.parts.keys(hidden)), 1)
+
+
+@dataclass(frozen=True)
+class Match:
+    """What chunks have to do with a question.
+
+    Attributes:
+        scores: Of each, float32 [chunks]: a softmax is how likely it is the one.
+        most: What a chunk would score that has every token of the question.
+    """
+
+    scores: FloatArray
+    most: float
+
+
+def match(question: QuestionMap, hidden: FloatArray, keys: FloatArray, starts: NDArray[np.intp]) -> Match:
+    """What chunks have to do with a question, read as activations float32 [taps, tokens, hidden]; see `max_sim`."""
+    if not hidden.shape[1]:
+        return Match(np.zeros(len(starts), np.float32), 0.0)
+    read = question.read(hidden)
+    return Match(max_sim(read, keys, starts), float(np.linalg.norm(read, axis=1).sum()))
 
 
 def make_head(mean: FloatArray, document: FloatArray, question: FloatArray, scalars: FloatArray) -> SearchHead:

@@ -127,14 +127,17 @@ def _constant_outputs(tiny: TinyBundle) -> Sequence[tuple[str, NDArray[np.float3
     return [*found, *tiny.search.items()]
 
 
-def search_arrays(tiny: TinyBundle, size: int = 4) -> dict[str, NDArray[np.float32]]:
-    """A search head that fits."""
-    rng, width = np.random.default_rng(11), len(tiny.taps) * tiny.hidden
+def search_arrays(
+    tiny: TinyBundle, size: int = 4, seed: int = 11, head: str = "search"
+) -> dict[str, NDArray[np.float32]]:
+    """A search head that fits, or, called `parts`, what tells chunks apart beside one."""
+    rng, width = np.random.default_rng(seed), len(tiny.taps) * tiny.hidden
     document = rng.standard_normal((width, size)).astype(np.float32)
     question = np.concatenate((document, np.zeros((width, 1), np.float32)), 1)
     scalars = np.array([0.5, 3.0, 0.25], np.float32)
     arrays = (np.zeros(width, np.float32), document, question, scalars)
-    return dict(zip(("search_mean", "search_document", "search_question", "search_scalars"), arrays, strict=True))
+    names = ("mean", "document", "question", "scalars")
+    return {f"{head}_{name}": array for name, array in zip(names, arrays, strict=True)}
 
 
 def write(path: Path, tiny: TinyBundle | None = None) -> Path:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from localhyper.attach_steps import encode_chunk
-from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
+from localhyper.chunk_keys import ChunkKeys, decide, in_memory, read_question
 from localhyper.chunking import Chunk, cut_document
 from localhyper.engine import Engine
 from localhyper.errors import ConfigError
@@ -233,7 +233,7 @@ class _Searcher:
         said = overview_chunk(document, len(chunks), self._engine.tokenize, info.chunk_tokens)
         parts = [*chunks, said] if said is not None else chunks
         made = [head.keys(encode_chunk(self._engine, info, part.token_ids, self._cancel).hidden) for part in parts]
-        return in_memory(head.question, info, made)
+        return in_memory(head.maps, info, made)
 
     def _ask(
         self, question: str, stored: AdapterInfo, places: int, keys: ChunkKeys | None
@@ -246,9 +246,11 @@ class _Searcher:
         if keys is None:
             return found, False
         hidden = read_question(question, self._engine, keys.capture, keys.prefix)
-        alone, most = keys.scores_of(hidden), keys.most_of(hidden)
-        found |= {"keys": alone, "both": keys.beside_words(alone, words, most, stored.chunks)}
-        return found, not keys.is_related(alone, most, stored.chunks)
+        match = keys.match(hidden)
+        parts, chunks = keys.match_parts(hidden, match), stored.chunks
+        both = keys.beside_words(match, words, chunks), keys.parts_beside_words(parts, words)
+        found |= {"keys": decide(match.scores, parts.scores, chunks), "both": decide(*both, chunks)}
+        return found, not keys.is_related(match, chunks)
 
 
 def _best_rank(scores: FloatArray, holding: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> int:

@@ -91,13 +91,13 @@ def keys_of(engine: Engine, texts: Iterable[str]) -> ChunkKeys:
     head = net.alone.search_head()
     assert head is not None, "the shipped bundle has a search head"
     made = [head.keys(encode_chunk(engine, net.info, engine.tokenize(text), CancelToken()).hidden) for text in texts]
-    return in_memory(head.question, net.alone.info, made)
+    return in_memory(head.maps, net.alone.info, made)
 
 
 def is_asked(question: str, keys: ChunkKeys, engine: Engine, chunks: int = 1) -> bool:
     """Whether `ask` would put the question to the document."""
     hidden = read_question(question, engine, keys.capture, keys.prefix)
-    return keys.is_related(keys.scores_of(hidden), keys.most_of(hidden), chunks)
+    return keys.is_related(keys.match(hidden), chunks)
 
 
 @pytest.mark.parametrize("text", RELATED)

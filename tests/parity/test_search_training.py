@@ -283,6 +283,33 @@ def test_a_head_is_taken_over_from_another_bundle(
         assert told in capsys.readouterr().err
 
 
+def test_a_head_for_chunks_stands_beside_the_other_one(
+    ground: Path, trained: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Taken over with it, and gone when a new head is put in."""
+    once, two, again, alone = (tmp_path / f"{name}.onnx" for name in ("once", "two", "again", "alone"))
+    beside = [str(trained), "--recipe", str(ground / "recipe.toml"), "--parts", "--out"]
+    add_search(bundle, trained, ground / "recipe.toml", once)
+    for source in (once, two):
+        assert add_search_main([str(source), *beside, str(two)]) == 0
+        head = OnnxHypernetwork.load(two, threads=1).search_head()
+        assert head is not None and head.parts is not None and head.parts.parts is None
+        np.testing.assert_array_equal(head.document, head.parts.document)
+    card = read_bundle(two).card
+    assert card["search_parts"] == card["search"]
+    assert add_search_main([str(bundle), str(two), "--out", str(again)]) == 0
+    taken = OnnxHypernetwork.load(again, threads=1).search_head()
+    assert taken is not None and taken.parts is not None
+    np.testing.assert_array_equal(taken.parts.document, taken.document)
+    add_search(two, trained, ground / "recipe.toml", alone)
+    new = OnnxHypernetwork.load(alone, threads=1).search_head()
+    assert new is not None and new.parts is None
+    out = tmp_path / "out.onnx"
+    with pytest.raises(SystemExit):
+        add_search_main([str(bundle), *beside, str(out)])
+    assert "has no search head" in capsys.readouterr().err and not out.exists()
+
+
 def test_what_does_not_go_together_is_one_line(
     ground: Path, trained: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,16 @@ import pytest
 
 from localhyper.chunk_choice import ChosenChunk
 from localhyper.chunk_chooser import ChunkChooser
-from localhyper.chunk_keys import MOST_QUESTION_TOKENS, QUESTION_FILE, keys_file, read_keys, read_question, write_keys
+from localhyper.chunk_keys import (
+    MOST_QUESTION_TOKENS,
+    QUESTION_FILE,
+    decide,
+    in_memory,
+    keys_file,
+    read_keys,
+    read_question,
+    write_keys,
+)
 from localhyper.database import Database
 from localhyper.engine import AdapterUse
 from localhyper.errors import AdapterError, Cancelled, HypernetworkError
@@ -22,7 +31,7 @@ from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork
 from localhyper.library import AdapterInfo, Library, chunk_folder
 from localhyper.pipeline import AttachOptions, attach_document
 from localhyper.progress import CancelToken
-from localhyper.search_head import SearchHead, features, is_related, make_head, max_sim
+from localhyper.search_head import Match, SearchHead, features, is_related, make_head, max_sim
 from localhyper.sources.document import Document
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, search_arrays, write
@@ -253,6 +262,82 @@ def test_keys_of_another_shape_of_base_are_passed_over(
     assert len(engine.encoded) == encoded
 
 
+def two_heads(folder: Path, size: int = 6) -> OnnxHypernetwork:
+    """Documents are told apart by four numbers a word, the chunks of one by another six."""
+    arrays = search_arrays(TINY) | search_arrays(TINY, size, seed=12, head="parts")
+    return OnnxHypernetwork.load(write(folder / "two.onnx", replace(TINY, search=arrays)), threads=1)
+
+
+def test_a_head_of_their_own_tells_chunks_apart(tmp_path: Path, library: Library) -> None:
+    engine, net = ScriptedEngine(), two_heads(tmp_path)
+    info = attach(library, net, engine, WORDS)
+    keys, head = read_keys(chunk_folder(info.path), 5), net.search_head()
+    assert keys is not None and head is not None and head.parts is not None
+    assert keys.keys.shape[1] == 4 and keys.parts_keys is not None and keys.parts_keys.shape[1] == 6
+    hidden = read_question("x3 x5", engine, keys.capture, keys.prefix)
+    match = keys.match(hidden)
+    parts = keys.match_parts(hidden, match)
+    for found, one, stored in ((match, head, keys.keys), (parts, head.parts, keys.parts_keys)):
+        read = one.question.read(hidden)
+        np.testing.assert_allclose(found.scores, max_sim(read, stored, keys.starts), rtol=1e-2)
+        assert found.most == pytest.approx(float(np.linalg.norm(read, axis=1).sum()), rel=1e-2)
+    assert not np.allclose(match.scores, parts.scores)
+    again = in_memory(head.maps, net.info, [head.keys(hidden), head.keys(hidden)])
+    assert again.parts_keys is not None and again.keys.flags.c_contiguous and again.parts_keys.shape == (4, 6)
+
+
+def test_one_head_chooses_the_document_and_the_overview_and_the_other_one_the_chunk(
+    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = ScriptedEngine()
+    info = attach(library, two_heads(tmp_path), engine, WORDS)
+    choose, uses = ChunkChooser(lambda: library), [AdapterUse(info.path)]
+    monkeypatch.setattr("localhyper.search_head.LEAST_SAID", 0.0)
+    monkeypatch.setattr("localhyper.search_head.UNRELATED", -1.0)
+    monkeypatch.setattr("localhyper.chunk_keys.ChunkKeys.beside_words", lambda *_: np.arange(5.0)[::-1])
+    assert choose(["x3 x5"], uses, engine).chunk == ChosenChunk("words", 1, 4), (
+        "what tells documents apart says chunk 1"
+    )
+    monkeypatch.setattr("localhyper.chunk_keys.ChunkKeys.beside_words", lambda *_: np.arange(5.0))
+    assert choose(["x3 x5"], uses, engine).chunk == ChosenChunk("words", 4, 4), "about all of it"
+
+
+def test_what_ranks_chunks_and_overview() -> None:
+    parts = np.array([1.0, 3.0, 2.0, 9.0], np.float32)
+    text, whole = np.array([5.0, 0.0, 0.0, 4.0], np.float32), np.array([5.0, 0.0, 0.0, 6.0], np.float32)
+    assert list(np.argsort(-decide(text, parts, 3))) == [1, 2, 0, 3]
+    assert list(np.argsort(-decide(whole, parts, 3))) == [3, 1, 2, 0]
+    assert list(decide(text[:3], parts[:3], 3)) == [1.0, 3.0, 2.0] and parts[3] == 9.0
+
+
+def test_keys_of_earlier_versions_are_read(library: Library, attached: tuple[AdapterInfo, ScriptedEngine]) -> None:
+    info, engine = attached
+    file = chunk_folder(info.path) / QUESTION_FILE
+    with np.load(file) as stored:
+        arrays = {name: stored[name] for name in stored}
+    about = json.loads(arrays["about"].tobytes())
+    assert about["version"] == 2 and not any(name.startswith("parts") for name in arrays)
+    choose = ChunkChooser(lambda: library)
+    for version, keys in ((1, True), (3, False)):
+        arrays["about"] = np.frombuffer(json.dumps(about | {"version": version}).encode(), np.uint8)
+        with file.open("wb") as out:
+            np.savez(out, **arrays)
+        chunk_folder(info.path).touch()
+        encoded = len(engine.encoded)
+        choose([f"x5 again {version}"], [AdapterUse(info.path)], engine)
+        assert (len(engine.encoded) > encoded) == keys, version
+
+
+@pytest.mark.parametrize("gone", ["parts_mean", "parts_scalars", "search_mean"])
+def test_half_a_second_head_is_refused(tmp_path: Path, gone: str) -> None:
+    arrays = search_arrays(TINY) | search_arrays(TINY, 6, seed=12, head="parts")
+    drop = {name for name in arrays if name == gone or (gone == "search_mean" and name.startswith("search"))}
+    kept = {name: array for name, array in arrays.items() if name not in drop}
+    path = write(tmp_path / "half.onnx", replace(TINY, search=kept))
+    with pytest.raises(HypernetworkError, match="search head"):
+        OnnxHypernetwork.load(path, threads=1)
+
+
 def test_the_end_of_a_long_question_is_read(attached: tuple[AdapterInfo, ScriptedEngine]) -> None:
     info, engine = attached
     keys = read_keys(chunk_folder(info.path), 4)
@@ -404,8 +489,8 @@ def test_a_general_question_is_about_the_document_and_a_follow_up_about_what_cam
     assert keys is not None
 
     def close(question: str) -> float:
-        hidden = read_question(question, engine, keys.capture, keys.prefix)
-        return float(keys.scores_of(hidden).max()) / keys.most_of(hidden)
+        match = keys.match(read_question(question, engine, keys.capture, keys.prefix))
+        return float(match.scores.max()) / match.most
 
     far = min((f"strange{n}" for n in range(40)), key=close)
     monkeypatch.setattr("localhyper.search_head.UNRELATED", close(far) + 0.03)
@@ -456,7 +541,7 @@ def test_an_overview_must_come_closer_than_a_short_text(attached: tuple[AdapterI
     words = np.zeros(2, np.float32)
     for ahead, first in ((0.02, 0), (0.04, 1)):
         scores = np.array([10, 10 + 100 * ahead], np.float32)
-        assert keys.beside_words(scores, words, most=100.0, chunks=1).argmax() == first
+        assert keys.beside_words(Match(scores, 100.0), words, chunks=1).argmax() == first
         assert scores[1] == np.float32(10 + 100 * ahead), "scores themselves stay"
     several = np.array([0, 10, 0, 12], np.float32)
-    assert keys.beside_words(several, np.zeros(4, np.float32), most=100.0, chunks=3).argmax() == 3
+    assert keys.beside_words(Match(several, 100.0), np.zeros(4, np.float32), chunks=3).argmax() == 3
