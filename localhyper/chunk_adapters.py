@@ -119,6 +119,11 @@ class ChunkWriter:
         except OSError as error:
             raise AdapterError(f"adapters of chunks cannot be stored in `{folder}`: {error.strerror}") from error
 
+    def take_back(self, folder: Path) -> None:
+        """Undo `move_to`, so that a later attach finds the files."""
+        if folder.is_dir() and not self.folder.exists():
+            os.replace(folder, self.folder)
+
     def remove(self) -> None:
         """Delete what was written."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -307,10 +307,17 @@ class _Attach:
             size = self._beside.move_to(chunk_folder(info.path), self._beside_files)
             info = replace(info, chunk_files=self._beside_files, chunk_bytes=size)
         passages = passages_of(cut.chunks)
-        if own is None:
-            stored = self._library.add(info, passages)
-        else:
-            stored = store_adapter(self._library, info, own, origin, passages, summed=len(cut.summed))
+        try:
+            if own is None:
+                stored = self._library.add(info, passages)
+            else:
+                stored = store_adapter(self._library, info, own, origin, passages, summed=len(cut.summed))
+        except BaseException:
+            if (
+                self._beside is not None
+            ):  # the name was taken meanwhile, say: an attach by another one goes on from here
+                self._beside.take_back(chunk_folder(info.path))
+            raise
         if stored.path != info.path:  # the other one was first after all
             shutil.rmtree(chunk_folder(info.path), ignore_errors=True)
         return stored

@@ -25,7 +25,7 @@ from localhyper.chunk_keys import (
 )
 from localhyper.database import Database
 from localhyper.engine import AdapterUse
-from localhyper.errors import AdapterError, Cancelled, HypernetworkError
+from localhyper.errors import AdapterError, Cancelled, HypernetworkError, LibraryError
 from localhyper.gguf_adapter import read_adapter
 from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork
 from localhyper.library import AdapterInfo, Library, chunk_folder
@@ -402,6 +402,26 @@ def test_a_resumed_attach_has_all_keys(tmp_path: Path, library: Library) -> None
     wanted = read_keys(chunk_folder(whole.path), 4)
     assert wanted is not None
     np.testing.assert_array_equal(keys.keys, wanted.keys)
+
+
+def test_chunks_made_for_a_name_that_another_one_took_meanwhile_are_not_lost(
+    tmp_path: Path, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = replace(TINY, chunk_tokens=48, metadata={"cut_tokens": 16})
+    engine, net = ScriptedEngine(), network(tmp_path, tiny=cut)
+    document = Document("Words", " ".join(WORDS), "txt", "1" * 64)
+    options = AttachOptions(cache_dir=tmp_path / "cache")
+
+    def refuse(self: Library, *_: object) -> AdapterInfo:
+        raise LibraryError("there is an adapter named `words` already")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Library, "add", refuse)
+        with pytest.raises(LibraryError, match="already"):
+            attach_document(document, engine, net, library, options)
+    assert not list((tmp_path / "adapters").glob("*.chunks")), "nothing lies about that no row names"
+    result = attach_document(document, engine, net, library, options)
+    assert result.resumed_chunks == 4 and result.adapter.chunk_files == 5
 
 
 def test_keys_that_cannot_be_written_are_one_clear_line(tmp_path: Path) -> None:
