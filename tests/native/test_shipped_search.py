@@ -89,7 +89,7 @@ def keys_of(engine: Engine, texts: Iterable[str]) -> ChunkKeys:
     assert path is not None
     net = OnnxHypernetwork.load(path, threads=1, expected_base=engine.info)
     head = net.alone.search_head()
-    assert head is not None, "the shipped bundle has a search head"
+    assert head is not None and head.parts is not None, "the shipped bundle has two search heads"
     made = [head.keys(encode_chunk(engine, net.info, engine.tokenize(text), CancelToken()).hidden) for text in texts]
     return in_memory(head.maps, net.alone.info, made)
 
