@@ -35,6 +35,7 @@ from localhyper.export.search_config import SearchConfig, load_search_recipe
 from localhyper.hypernet import PARTS_OUTPUTS, SEARCH_OUTPUTS, OnnxHypernetwork
 
 Arrays = dict[str, NDArray[np.float32]]
+ENTRIES = ("search", "search_parts")  # what a card says of the heads
 
 
 def head_arrays(state: dict[str, NDArray[np.float32]], config: SearchConfig, info: BundleInfo) -> Arrays:
@@ -77,8 +78,8 @@ def put_in(model: onnx.ModelProto, arrays: Arrays, replaced: Sequence[str]) -> N
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(values.shape)))
 
 
-def trained_head(run: Path, recipe: Path, info: BundleInfo) -> tuple[Arrays, object]:
-    """The arrays of a search run's head for a bundle, and the run's facts.
+def trained_head(run: Path, recipe: Path, info: BundleInfo) -> tuple[Arrays, dict[str, object]]:
+    """The arrays of a search run's head for a bundle, and the run's facts as a card has them.
 
     Raises:
         ConfigError: It is no search run, or of another base model.
@@ -87,11 +88,11 @@ def trained_head(run: Path, recipe: Path, info: BundleInfo) -> tuple[Arrays, obj
     state = {name: tensor.float().cpu().numpy() for name, tensor in saved["hypernetwork"].items()}
     if set(state) != {"mean", "document", "question", "weight", "offset", "log_scale"}:
         raise ConfigError(f"run `{run}` is no search run", "name the folder of one")
-    return head_arrays(state, config, info), run_facts(saved)
+    return head_arrays(state, config, info), {ENTRIES[0]: run_facts(saved)}
 
 
-def head_of(other: Path, info: BundleInfo) -> tuple[Arrays, object]:
-    """The arrays of another bundle's head, and what its card says of it.
+def head_of(other: Path, info: BundleInfo) -> tuple[Arrays, dict[str, object]]:
+    """The arrays of another bundle's heads, and what its card says of them.
 
     Raises:
         ConfigError: It has none, or is for another base model or other activations.
@@ -103,7 +104,8 @@ def head_of(other: Path, info: BundleInfo) -> tuple[Arrays, object]:
     if not stored.keys() >= set(SEARCH_OUTPUTS):
         raise ConfigError(f"`{other}` has no search head", "name a bundle that has one, or the folder of a search run")
     names = [name for name in (*SEARCH_OUTPUTS, *PARTS_OUTPUTS) if name in stored]
-    return {name: numpy_helper.to_array(stored[name]).astype(np.float32) for name in names}, given.card.get("search")
+    arrays = {name: numpy_helper.to_array(stored[name]).astype(np.float32) for name in names}
+    return arrays, {entry: given.card[entry] for entry in ENTRIES if entry in given.card}
 
 
 def add_search(bundle: Path, source: Path, recipe: Path | None, out: Path, *, parts: bool = False) -> None:
@@ -122,14 +124,14 @@ def add_search(bundle: Path, source: Path, recipe: Path | None, out: Path, *, pa
     if recipe is None and source.suffix != ".onnx":
         raise ConfigError(f"`{source}` is no bundle", "name the recipe of the search run with --recipe")
     arrays, facts = head_of(source, info) if recipe is None else trained_head(source, recipe, info)
-    replaced, entry = (*SEARCH_OUTPUTS, *PARTS_OUTPUTS), "search"
+    replaced, card = (*SEARCH_OUTPUTS, *PARTS_OUTPUTS), {k: v for k, v in info.card.items() if k not in ENTRIES}
     if parts:
         head_of(bundle, info)  # what it is put beside
         arrays = {new: arrays[name] for new, name in zip(PARTS_OUTPUTS, SEARCH_OUTPUTS, strict=True)}
-        replaced, entry = PARTS_OUTPUTS, "search_parts"
+        replaced, card, facts = PARTS_OUTPUTS, dict(info.card), {ENTRIES[1]: facts.get(ENTRIES[0])}
     model = onnx.load(bundle)
     put_in(model, arrays, replaced)
-    update_description(model, {"card": {**info.card, entry: facts}})
+    update_description(model, {"card": {**card, **facts}})
     onnx.checker.check_model(model)
     with tempfile.TemporaryDirectory() as folder:
         draft = Path(folder) / bundle.name

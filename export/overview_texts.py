@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from localhyper.evaluate.columns import make_document
 from localhyper.export.packaged import packaged_table
 from localhyper.export.texts import Example, Pair
-from localhyper.overview import NAME, overview, points_of, subject_of
+from localhyper.overview import NAME, headings_of, listed, names_of, overview, subject_of
 
 UNTITLED = 0.3  # share of documents that go by what they begin with
 OWN_TITLE = 0.3  # share of those of an article that have its title
 MOST_CONTEXTS = 12
 TRIES = 20
+_TABLE = packaged_table("about.toml")
 
 
 def make_overview(rng: random.Random, reading: Sequence[Example]) -> Example | None:
     """The overview of a document made of contexts, with general questions; None where no document has one."""
-    table = packaged_table("about.toml")
     for _ in range(TRIES):
         first = rng.randrange(len(reading))
         article = reading[first].article
@@ -31,9 +31,9 @@ def make_overview(rng: random.Random, reading: Sequence[Example]) -> Example | N
         document = make_document(_title(rng, article, reading), "\n\n".join(one.text for one in members))
         text, subject = overview(document), subject_of(document)
         if text:
-            pairs = [Pair(question, subject) for question in table["subject"]]
-            if points := points_of(document.text, subject):
-                pairs += [Pair(question, points) for question in table["points"]]
+            pairs = [Pair(question, subject) for question in _TABLE["subject"]]
+            if points := headings_of(document.text, subject) or names_of(document.text, subject):
+                pairs += [Pair(question, listed(points)) for question in _TABLE["points"]]
             return Example("overviews", text, tuple(pairs))
     return None
 

@@ -40,8 +40,10 @@ def overview(document: Document) -> str:
         return ""
     text = document.text[:LOOKED_AT]
     lines = [form.format(subject=subject) for form in _FORMS]
-    if points := points_of(text, subject):
-        lines.append((_POINTS if headings_of(text, subject) else _NAMES).format(points=points))
+    if headings := headings_of(text, subject):
+        lines.append(_POINTS.format(points=listed(headings)))
+    elif names := names_of(text, subject):
+        lines.append(_NAMES.format(points=listed(names)))
     return "\n".join(lines)
 
 
@@ -61,12 +63,6 @@ def subject_of(document: Document) -> str:
     return _cut(_line(document.text[start:end]).strip("#.!? "), LONGEST_SUBJECT) or title
 
 
-def points_of(text: str, subject: str) -> str:
-    """Its headings, or the names that it comes back to, in a row; empty where it has neither."""
-    points = headings_of(text, subject) or names_of(text, subject)
-    return ", ".join(points[:-1]) + f" and {points[-1]}" if points else ""
-
-
 def headings_of(text: str, subject: str) -> list[str]:
     """Headings, from beginning to end; none where there are not two."""
     found = dict.fromkeys(_line(heading).strip(" ,-") for heading in _HEADING.findall(text))
@@ -80,6 +76,11 @@ def names_of(text: str, subject: str) -> list[str]:
     counts = Counter(name for name in NAME.findall(text) if len(name) > 2 and name.lower() not in small)
     names = [name for name, count in counts.most_common(MOST_POINTS) if count > 1 and name not in subject]
     return names if len(names) > 1 else []
+
+
+def listed(points: list[str]) -> str:
+    """Two points or more in a row, as a sentence has them."""
+    return ", ".join(points[:-1]) + f" and {points[-1]}"
 
 
 def _spread(points: list[str], most: int) -> list[str]:

@@ -312,10 +312,8 @@ class _Attach:
                 stored = self._library.add(info, passages)
             else:
                 stored = store_adapter(self._library, info, own, origin, passages, summed=len(cut.summed))
-        except BaseException:
-            if (
-                self._beside is not None
-            ):  # the name was taken meanwhile, say: an attach by another one goes on from here
+        except BaseException:  # the name was taken meanwhile, say: a later attach goes on from here
+            if self._beside is not None:
                 self._beside.take_back(chunk_folder(info.path))
             raise
         if stored.path != info.path:  # the other one was first after all

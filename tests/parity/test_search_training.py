@@ -298,12 +298,13 @@ def test_a_head_for_chunks_stands_beside_the_other_one(
     card = read_bundle(two).card
     assert card["search_parts"] == card["search"]
     assert add_search_main([str(bundle), str(two), "--out", str(again)]) == 0
+    assert read_bundle(again).card["search_parts"] == card["search_parts"]
     taken = OnnxHypernetwork.load(again, threads=1).search_head()
     assert taken is not None and taken.parts is not None
     np.testing.assert_array_equal(taken.parts.document, taken.document)
     add_search(two, trained, ground / "recipe.toml", alone)
     new = OnnxHypernetwork.load(alone, threads=1).search_head()
-    assert new is not None and new.parts is None
+    assert new is not None and new.parts is None and "search_parts" not in read_bundle(alone).card
     out = tmp_path / "out.onnx"
     with pytest.raises(SystemExit):
         add_search_main([str(bundle), *beside, str(out)])
