@@ -120,6 +120,7 @@ def load_corpus(
     instructions: Sequence[str] = (),
     replies: Sequence[str] = (),
     about: Sequence[str] = (),
+    probed: Sequence[str] = (),
 ) -> tuple[Corpus, Corpus]:
     """Training and held-out corpora.
 
@@ -134,10 +135,14 @@ def load_corpus(
         instructions: Instruction-set files.
         replies: Files of the base model's own replies.
         about: Files of its own answers to general questions about a passage.
+        probed: Reading sets that are held out as a whole, beside which nothing of `reading` is. A context of an article
+            that others of were trained on tells little of articles that are new.
     """
-    examples, held_examples = hold_out(
-        [example for name in reading for example in read_reading(root / name, tokenizer, max_tokens)], holdout
-    )
+
+    def read(names: Sequence[str]) -> list[Example]:
+        return [example for name in names for example in read_reading(root / name, tokenizer, max_tokens)]
+
+    examples, held_examples = (read(reading), read(probed)) if probed else hold_out(read(reading), holdout)
     unseen = {example.text[:OPENING] for example in held_examples}
     examples = [example for example in examples if example.text[:OPENING] not in unseen]
     requests, held_requests = hold_out([p for name in instructions for p in read_instructions(root / name)], holdout)

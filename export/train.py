@@ -131,7 +131,16 @@ class Run(TrainingLoop):
         cfg = recipe.data
         size = cfg.cut_tokens or size
         train, held = load_corpus(
-            data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions, cfg.replies, cfg.about
+            data,
+            cfg.reading,
+            cfg.texts,
+            tokenizer,
+            size,
+            cfg.holdout,
+            cfg.instructions,
+            cfg.replies,
+            cfg.about,
+            cfg.probed,
         )
         self.maker, self.held = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
         self.bank = FillerBank(self.maker, self.collator, recipe.surround, recipe.run.seed)

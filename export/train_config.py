@@ -27,6 +27,7 @@ class DataConfig:
         instructions: Requests with replies.
         replies: Requests with the base model's own replies.
         about: Passages with its own answers to general questions.
+        probed: Reading sets for held-out figures alone; empty = what is held out of `reading`.
         holdout: Every so many-th context, request and passage is held out.
         cut_tokens: Most tokens of a document, cut as attaching does; 0 = as many as a chunk may have.
     """
@@ -36,6 +37,7 @@ class DataConfig:
     instructions: tuple[str, ...] = ()
     replies: tuple[str, ...] = ()
     about: tuple[str, ...] = ()
+    probed: tuple[str, ...] = ()
     holdout: int = 40
     cut_tokens: int = 0
 

@@ -171,6 +171,10 @@ class Workbench:
     @property
     def choose(self) -> Choose:
         """Which adapters answer a question, as set; one that has not been made yet is made."""
+        return self.choosing()
+
+    def choosing(self, progress: ProgressCallback = ignore_progress, cancel: CancelToken | None = None) -> Choose:
+        """`choose` that tells of what is made at every step, and that `cancel` stops between chunks."""
         from localhyper.chunk_choice import whole
         from localhyper.chunk_chooser import ChunkChooser
 
@@ -184,7 +188,7 @@ class Workbench:
             for use in choice.uses:
                 info = None if use.path.exists() else self._row_of(use.path)
                 if info is not None and not info.whole_made:
-                    self.made_whole(info, engine=engine)
+                    self.made_whole(info, engine=engine, progress=progress, cancel=cancel)
             return choice
 
         return chosen

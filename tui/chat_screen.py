@@ -39,7 +39,7 @@ from .recorder import Recorder
 from .services import Services
 from .transcript import Transcript
 from .turn_view import STOPPING, ReplyView
-from .words import plain, visible
+from .words import plain, share_text, visible
 
 _AGAIN_TEMPERATURE = 0.7
 _KEEP_SECONDS = 2.0
@@ -175,6 +175,8 @@ class ChatScreen(ChatAttach, ChatHistory):
             case host_events.ReplyStarted():
                 active.turn.model = self.state.model_name
                 active.view.enter_phase("reading the question")
+            case host_events.ReplyPreparing(_, progress):
+                active.view.enter_phase("making the adapter of all chunks" + share_text(progress))
             case host_events.ReplyPiece(_, text):
                 shown = visible(text)
                 active.turn.reply += shown

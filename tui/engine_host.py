@@ -12,17 +12,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from localhyper.chat import ChatSession
-from localhyper.chunk_choice import Choose
+from localhyper.chunk_choice import Choice, Choose
 from localhyper.config import Config
-from localhyper.engine import Engine
+from localhyper.engine import AdapterUse, Engine
 from localhyper.errors import Cancelled
 from localhyper.jobs import Job, JobQueue, JobRequest
-from localhyper.progress import CancelToken
+from localhyper.progress import CancelToken, Progress
 
 from .host_events import (
     AskRequest,
@@ -39,6 +39,7 @@ from .host_events import (
     ReplyDone,
     ReplyFailed,
     ReplyPiece,
+    ReplyPreparing,
     ReplyStarted,
 )
 from .inbox import Inbox
@@ -333,13 +334,31 @@ class ThreadEngineHost:
         """Stream one reply."""
         token.check()
         self._say(ReplyStarted(request.request_id))
-        session = _Session(engine, request, self._room.choose)
+        session = _Session(engine, request, self._choosing(request.request_id, token))
         stats = None
         for piece in session.ask(request.messages[-1].content, cancel=token):
             if piece.text:
                 self._say(ReplyPiece(request.request_id, piece.text))
             stats = piece.stats or stats
         return ReplyDone(request.request_id, stats, session.forgotten, str(session.choice))
+
+    def _choosing(self, request_id: int, token: CancelToken) -> Choose:
+        """What chooses adapters for a request, telling of one that has to be made first."""
+        told: list[Progress] = []
+
+        def tell(progress: Progress) -> None:
+            told.append(progress)
+            self._say(ReplyPreparing(request_id, progress))
+
+        choose = self._room.choosing(tell, token)
+
+        def chosen(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
+            choice = choose(questions, uses, engine)
+            if told:
+                self._say(ReplyStarted(request_id))
+            return choice
+
+        return chosen
 
     def _free(self) -> None:
         """Close the engine there is, if any."""

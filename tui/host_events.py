@@ -139,6 +139,14 @@ class ReplyStarted:
 
 
 @dataclass(frozen=True)
+class ReplyPreparing:
+    """An adapter that answers has not been made yet, and is being made; `ReplyStarted` follows once more."""
+
+    request_id: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class ReplyPiece:
     """More text of a reply."""
 
@@ -196,7 +204,7 @@ class JobAdvanced:
 
 
 ModelEvent = LoadStarted | LoadProgress | Loaded | LoadFailed
-ReplyEvent = ReplyStarted | ReplyPiece | ReplyDone | ReplyFailed
+ReplyEvent = ReplyStarted | ReplyPreparing | ReplyPiece | ReplyDone | ReplyFailed
 JobEvent = JobChanged | JobAdvanced
 HostEvent = ModelEvent | ReplyEvent | Planned | JobEvent
 PostEvent = Callable[[HostEvent], object]

@@ -41,9 +41,8 @@ class ModelRoom(Protocol):
         """Load the model that the settings name."""
         ...
 
-    @property
-    def choose(self) -> Choose:
-        """Which of the adapters in force answer a question, as the settings say."""
+    def choosing(self, report: ProgressCallback, cancel: CancelToken) -> Choose:
+        """Which of the adapters in force answer a question, as the settings say; one not made yet is made."""
         ...
 
     def free(self) -> None:
@@ -106,10 +105,9 @@ class WorkbenchRoom:
     def _make(self, config: Config) -> Workbench:
         return Workbench(self._paths, config)
 
-    @property
-    def choose(self) -> Choose:
-        """See `ModelRoom.choose`."""
-        return self._loaded().choose
+    def choosing(self, report: ProgressCallback, cancel: CancelToken) -> Choose:
+        """See `ModelRoom.choosing`."""
+        return self._loaded().choosing(report, cancel)
 
     def free(self) -> None:
         """See `ModelRoom.free`."""

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from localhyper.base_header import read_base_info
+from localhyper.config import load_config, with_value
+from localhyper.engine import AdapterUse
+from localhyper.errors import Cancelled
 from localhyper.gguf_adapter import read_metadata
+from localhyper.paths import get_paths
+from localhyper.progress import CancelToken, Progress
+from localhyper.workbench import Workbench
 from tests.cli.conftest import SPEC, Shell
 from tests.tiny_gguf import write_tiny_gguf
 from tests.tiny_onnx import TinyBundle, search_arrays, write
@@ -82,6 +88,27 @@ def test_a_place_that_is_taken_is_found_before_the_work(attached: Shell, tmp_pat
     done = attached.run("adapters", "export", "lease", tmp_path / "taken.gguf", "--merge")
     assert done.returncode == 8 and "encode" not in done.stderr
     assert (tmp_path / "taken.gguf").read_bytes() == b"mine" and not row(attached)["whole_made"]
+
+
+def test_a_question_in_a_chat_tells_how_far_it_is_and_stops(attached: Shell) -> None:
+    config = with_value(load_config(attached.home / "config" / "config.toml"), "adapter.choose_chunk", False)
+    path, told, token = str(row(attached)["path"]), list[Progress](), CancelToken()
+
+    def stop(progress: Progress) -> None:
+        if progress.stage == "encode" and progress.done == 1:
+            token.cancel()
+
+    with Workbench(get_paths(attached.home), config) as bench:
+        uses, engine = (AdapterUse(Path(path)),), bench.engine()
+        with pytest.raises(Cancelled):
+            bench.choosing(stop, token)(["When?"], uses, engine)
+        assert not row(attached)["whole_made"] and not Path(path).exists()
+        assert bench.choosing(told.append)(["When?"], uses, engine).uses == uses
+        assert row(attached)["whole_made"] and Path(path).is_file()
+        assert next(one.done for one in told if one.stage == "encode") == 1, "it goes on where it stopped"
+        told.clear()
+        bench.choosing(told.append)(["When?"], uses, engine)
+        assert not told
 
 
 def test_a_merge_and_a_question_to_the_whole_make_it(attached: Shell, tmp_path: Path) -> None:

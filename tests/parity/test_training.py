@@ -21,7 +21,7 @@ from localhyper.errors import ConfigError, ModelError  # noqa: E402
 from localhyper.export.batches import Batch, ChunkTokens, Collator  # noqa: E402
 from localhyper.export.cache import ActivationCache  # noqa: E402
 from localhyper.export.data import ExampleMaker, Mixture, pick_pairs  # noqa: E402
-from localhyper.export.data_files import load_corpus  # noqa: E402
+from localhyper.export.data_files import load_corpus, read_reading  # noqa: E402
 from localhyper.export.given_weights import take_given  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.make_bundle import make_card  # noqa: E402
@@ -650,6 +650,24 @@ def test_general_questions_are_asked_with_the_bases_own_answers(ground: Path) ->
     plain = ExampleMaker(load_corpus(ground, *files, tokenizer, 96, 4)[0], tokenizer, 96)
     with pytest.raises(ConfigError, match=r"data\.about"):
         plain.draw(random.Random(0), Mixture(facts=0, reading=0, continuation=0, about=1), 0)
+
+
+def test_sets_that_are_only_probed_leave_the_others_whole(ground: Path, tmp_path: Path) -> None:
+    tokenizer, root = load_tokenizer(ground / "base.gguf"), ground
+    names = (["reading.jsonl"], ["text.txt"])
+    whole = read_reading(root / "reading.jsonl", tokenizer, 96)
+    unseen = {
+        "context": "The mill of Ostend was built by Jan Ros.",
+        "qas": [{"question": "By whom?", "answers": ["Jan Ros"]}],
+    }
+    both = [unseen, {"context": whole[0].text, "qas": [{"question": "What?", "answers": [whole[0].pairs[0].answer]}]}]
+    (tmp_path / "probed.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both), encoding="utf-8")
+    train, held = load_corpus(root, *names, tokenizer, 96, 4, probed=[str(tmp_path / "probed.jsonl")])
+    assert [example.text for example in held.reading] == [unseen["context"], whole[0].text]
+    # Nothing is held out of `reading` but what is probed, too.
+    assert [e.text for e in train.reading] == [e.text for e in whole if e.text[:80] != whole[0].text[:80]]
+    with pytest.raises(ConfigError, match=r"gone\.jsonl is missing"):
+        load_corpus(root, *names, tokenizer, 96, 4, probed=["gone.jsonl"])
 
 
 def test_a_base_model_that_is_none_is_one_clear_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,18 @@ from textual import events
 from textual.widgets import Markdown, Static, TextArea
 from textual.widgets._footer import FooterKey
 
+from localhyper.chunk_choice import Choice, Choose
+from localhyper.engine import AdapterUse, Engine
 from localhyper.errors import AdapterError, ContextError, LibraryError, ModelError
 from localhyper.jobs import JobRequest
+from localhyper.progress import CancelToken, Progress, ProgressCallback
 from localhyper.tui import transcript
 from localhyper.tui.adapter_panel import AdapterList
 from localhyper.tui.error_dialog import ErrorDialog
 from localhyper.tui.turn_view import TurnView
 from tests.tui.fake_engine import Script
 from tests.tui.flows import Bench, FakeSource, answered, ask, ready, until
+from tests.tui.scripted_room import ScriptedRoom
 
 pytestmark = pytest.mark.asyncio
 
@@ -33,6 +38,27 @@ async def test_screen_is_usable_before_the_model_is_loaded_and_a_question_waits_
         gate.set()
         await until(pilot, lambda: bench.statuses[0].endswith("complete"))
     assert bench.engine.asked[0][-1].content == "hello"
+
+
+async def test_what_is_made_for_a_question_first_is_shown_while_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = threading.Event()
+
+    def choosing(room: ScriptedRoom, report: ProgressCallback, cancel: CancelToken) -> Choose:
+        def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
+            report(Progress("encode", 3, 8, "the lease"))
+            gate.wait(10)
+            return Choice(())
+
+        return choose
+
+    monkeypatch.setattr(ScriptedRoom, "choosing", choosing)
+    bench = Bench()
+    async with bench.app.run_test() as pilot:
+        await ready(pilot, bench)
+        await ask(pilot, "hello")
+        await until(pilot, lambda: bench.statuses[0].startswith("making the adapter of all chunks 37.5%"))
+        gate.set()
+        await until(pilot, lambda: bench.statuses[0].endswith("complete"))
 
 
 async def test_reply_is_shown_whole_with_what_it_was_made_with() -> None:

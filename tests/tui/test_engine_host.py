@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
+from collections.abc import Sequence
 
 import pytest
 
-from localhyper.chunk_choice import Choice
+from localhyper.chunk_choice import Choice, Choose
 from localhyper.config import Config
-from localhyper.engine import ChatMessage, Sampling
+from localhyper.engine import AdapterUse, ChatMessage, Engine, Sampling
 from localhyper.errors import ModelError
 from localhyper.paths import get_paths
-from localhyper.progress import Progress, ProgressCallback
+from localhyper.progress import CancelToken, Progress, ProgressCallback
 from localhyper.tui.engine_host import ThreadEngineHost
 from localhyper.tui.host_events import (
     AskRequest,
@@ -24,6 +26,7 @@ from localhyper.tui.host_events import (
     ReplyDone,
     ReplyFailed,
     ReplyPiece,
+    ReplyPreparing,
     ReplyStarted,
 )
 from localhyper.tui.store import Store
@@ -77,11 +80,42 @@ def test_load_and_reply_come_as_events_in_order_from_one_thread() -> None:
 
 def test_a_reply_says_which_documents_it_was_made_without(monkeypatch: pytest.MonkeyPatch) -> None:
     left_out = Choice((), left_out=("rules",))
-    monkeypatch.setattr(ScriptedRoom, "choose", staticmethod(lambda questions, uses, engine: left_out))
+    choose = lambda questions, uses, engine: left_out  # noqa: E731
+    monkeypatch.setattr(ScriptedRoom, "choosing", lambda room, report, cancel: choose)
     watched = Watched()
     watched.host.ask(request(1))
     done = watched.until(ReplyDone)[-1]
     assert isinstance(done, ReplyDone) and done.chosen == "not about rules"
+    assert watched.host.close(10)
+
+
+def test_an_adapter_that_is_made_for_a_question_is_told_of_and_can_be_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = threading.Event()
+
+    def choosing(room: ScriptedRoom, report: ProgressCallback, cancel: CancelToken) -> Choose:
+        def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
+            report(Progress("encode", 1, 4, "the lease"))
+            if questions[-1] == "question 2":
+                begun.set()
+                while not cancel.cancelled:
+                    time.sleep(0.01)
+            cancel.check()
+            return Choice(())
+
+        return choose
+
+    monkeypatch.setattr(ScriptedRoom, "choosing", choosing)
+    watched = Watched()
+    watched.until(Loaded)
+    watched.host.ask(request(1))
+    events = watched.until(ReplyDone)
+    assert [type(event) for event in events[:3]] == [ReplyStarted, ReplyPreparing, ReplyStarted]
+    assert events[1] == ReplyPreparing(1, Progress("encode", 1, 4, "the lease"))
+    watched.host.ask(request(2))
+    assert begun.wait(10)
+    watched.host.cancel(2)
+    assert watched.until(ReplyDone)[-1] == ReplyDone(2, None)
+    assert len(watched.engine.asked) == 1
     assert watched.host.close(10)
 
 
