@@ -25,6 +25,7 @@ from localhyper.export.own_summaries import PASSAGE, WORD, passage_of
 from localhyper.export.tokenizer import load_tokenizer
 
 READING = (*ASKED, ABSTRACTS)
+ARTICLES = "bench/boolq.train.jsonl.gz"
 INPUTS = (*TASK_FILES, PROMPTED)
 TEXTS = (
     "haystack/book_alice_in_wonderland.txt.gz",
@@ -103,11 +104,20 @@ def unlike(passages: Iterable[Passage], forbidden: set[int], used: set[int]) -> 
             yield passage
 
 
+def beginnings(path: Path) -> Iterator[Passage]:
+    """What encyclopedia articles begin with: the passages of yes-no questions, each after its title and ` -- `."""
+    for row in read_rows(path):
+        title, mark, text = str(row["passage"]).partition(" -- ")
+        yield Passage(text, title) if mark else Passage(title)
+
+
 def candidates(data: Path, tokenizer: Tokenizer) -> Iterator[Passage]:
     """Passages of all files: first those that people asked about."""
     for name in READING:
         for row in read_rows(data / name):
             yield Passage(passage_of(tokenizer, str(row["context"])), str(row.get("title", "")))
+    for one in beginnings(data / ARTICLES):
+        yield Passage(passage_of(tokenizer, one.text), one.title)
     for name in INPUTS:
         yield from (Passage(passage_of(tokenizer, text)) for text in paragraphs(data / name))
     for name in TEXTS:

@@ -117,6 +117,9 @@ def test_the_file_of_passages(
     told, input_ = words(rng, 30), f"Text: {words(rng, 70)}"
     write(tmp_path / "reading.jsonl", [{"title": "Wells", "context": told, "qas": []}])
     write(tmp_path / "tasks.jsonl", [{"instances": [{"input": f"{input_}\nshort line", "output": "x"}] * 2}])
+    begun = [f"Bell -- {words(rng, 30)}", words(rng, 30)]
+    write(tmp_path / "articles.jsonl", [{"passage": passage, "question": "is it", "answer": 1} for passage in begun])
+    monkeypatch.setattr(passages, "ARTICLES", "articles.jsonl")
     (tmp_path / "book.txt").write_text(" ".join(words(rng, 12) for _ in range(60)), encoding="utf-8")
     write(tmp_path / "tested.jsonl", [{"context": words(rng, 30), "qas": []}])
     for name, found in (("READING", "reading.jsonl"), ("INPUTS", "tasks.jsonl"), ("TEXTS", "book.txt")):
@@ -125,8 +128,10 @@ def test_the_file_of_passages(
     assert passages.main([*where, "--without", "tested.jsonl"]) == 0
     rows = list(read_rows(tmp_path / "out.gz"))
     assert rows[0] == {"title": "Wells", "context": told}
-    assert str(rows[1]["context"]) in input_ and rows[1]["title"] == ""
-    assert len(rows) > 4 and {row["title"] for row in rows[2:]} == {"book.txt"}
+    assert rows[1] == {"title": "Bell", "context": begun[0].removeprefix("Bell -- ")}
+    assert rows[2] == {"title": "", "context": begun[1]}
+    assert str(rows[3]["context"]) in input_ and rows[3]["title"] == ""
+    assert len(rows) > 6 and {row["title"] for row in rows[4:]} == {"book.txt"}
     with pytest.raises(SystemExit) as stop:
         passages.main([*where, "--without", "missing.jsonl"])
     assert stop.value.code not in (0, None) and "is missing" in capsys.readouterr().err
