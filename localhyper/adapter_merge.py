@@ -33,6 +33,7 @@ from localhyper.lora import LoraWeights, Metric, even_ranks, recompress, scale, 
 from localhyper.lora_union import combine
 
 MERGE_VERSION = 1
+MERGE = "merge"  # kind of an adapter that is a sum
 MAX_SOURCES = 64
 
 
@@ -187,7 +188,7 @@ def merged_metadata(merged: Merged, sources: Sequence[MergeSource], name: str) -
     return AdapterMetadata(
         name=name,
         source_title=_title(sources),
-        source_kind="merge",
+        source_kind=MERGE,
         source_tokens=sum(row.tokens for row in rows),
         source_chunks=sum(row.chunks for row in rows),
         hypernetwork_name=net[0],
@@ -205,6 +206,20 @@ def _title(sources: Sequence[MergeSource]) -> str:
     return " + ".join(source.info.title if source.info else source.name for source in sources)[:200]
 
 
+def check_new(library: Library, name: str) -> None:
+    """Refuse a sum's name before the sum is made; that of another sum passes, for it may be the very same.
+
+    Raises:
+        LibraryError: The name is impossible, or taken by an adapter that is no sum.
+    """
+    if library.free_name(check_name(name)) != name and library.get(name).kind != MERGE:
+        raise _taken(name)
+
+
+def _taken(name: str) -> LibraryError:
+    return LibraryError(f"there is an adapter named `{name}` already", "choose another --name")
+
+
 def store_merged(
     library: Library, merged: Merged, sources: Sequence[MergeSource], name: str, dtype: Dtype = "f16"
 ) -> AdapterInfo:
@@ -220,7 +235,7 @@ def store_merged(
     if twin is not None:
         return twin
     if library.free_name(check_name(name)) != name:
-        raise LibraryError(f"there is an adapter named `{name}` already", "choose another --name")
+        raise _taken(name)
     passages = joined_passages(library, sources)
     text = "".join(passage.text for passage in passages)
     metadata = replace(

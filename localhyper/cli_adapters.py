@@ -196,9 +196,10 @@ def merge(
     """
     token = CancelToken()
     with open_workbench() as bench, stop_on_signals(token), ProgressView() as view:
-        merged, sources = bench.merge(names, rank, progress=view, cancel=token)
-        from localhyper.adapter_merge import store_merged
+        from localhyper.adapter_merge import check_new, store_merged
 
+        check_new(bench.library, name)  # before the work
+        merged, sources = bench.merge(names, rank, progress=view, cancel=token)
         info = store_merged(bench.library, merged, sources, name, bench.options().dtype)
     if as_json:
         put_json(adapter_json(info))

@@ -98,15 +98,19 @@ def _export_one(
 def _export_sum(
     store: Store, bench: Workbench, wish: ExportWish, progress: ProgressCallback, cancel: CancelToken | None
 ) -> Exported:
-    from localhyper.adapter_export import export_merged_gguf, export_merged_peft
-    from localhyper.adapter_merge import store_merged
+    from localhyper.adapter_export import check_free, export_merged_gguf, export_merged_peft
+    from localhyper.adapter_merge import check_new, store_merged
 
+    name, to = wish.to.strip(), Path() if wish.form == LIBRARY else _place(wish.to)
+    if wish.form == LIBRARY:  # before the work
+        check_new(store.library, name)
+    else:
+        check_free("merged", wish.form.lower(), to, overwrite=wish.overwrite)
     merged, sources = bench.merge(wish.words, wish.rank, progress=progress, cancel=cancel)
     dtype = wish.dtype or bench.options().dtype
     if wish.form == LIBRARY:
-        info = store_merged(store.library, merged, sources, wish.to.strip(), dtype)
+        info = store_merged(store.library, merged, sources, name, dtype)
         return Exported(f"✓ {info.name} is in the library\n{_loss(merged)}")
-    to = _place(wish.to)
     if wish.form == PEFT:
         made = export_merged_peft(merged, sources, store.registry, to, overwrite=wish.overwrite)
         return _written(made.folder, made.python, merged)

@@ -87,6 +87,9 @@ def test_a_place_that_is_taken_is_found_before_the_work(attached: Shell, tmp_pat
         assert done.returncode == 8 and "exists already" in done.stderr and "encode" not in done.stderr
     done = attached.run("adapters", "export", "lease", tmp_path / "taken.gguf", "--merge")
     assert done.returncode == 8 and "encode" not in done.stderr
+    for name, told in (("LEASE", "`LEASE` already"), ("../evil", "cannot be an adapter's name")):
+        done = attached.run("adapters", "merge", "lease", "lease@0.5", "--name", name)
+        assert done.returncode == 8 and told in done.stderr and "encode" not in done.stderr, done.stderr
     assert (tmp_path / "taken.gguf").read_bytes() == b"mine" and not row(attached)["whole_made"]
 
 

@@ -14,13 +14,14 @@ from textual.widgets import Button, DataTable, Input
 
 from localhyper.base_header import read_base_info
 from localhyper.config import Config
-from localhyper.errors import Cancelled
+from localhyper.errors import Cancelled, LibraryError
 from localhyper.gguf_adapter import AdapterMetadata, read_adapter, write_adapter
 from localhyper.gguf_header import read_header
 from localhyper.jobs import JobRequest
 from localhyper.library import AdapterInfo
 from localhyper.tui.adapter_details import details
 from localhyper.tui.export_dialog import ExportDialog
+from localhyper.tui.exporting import GGUF, LIBRARY, ExportWish, export
 from localhyper.workbench import Workbench
 from tests.tiny_gguf import TinySpec, lora_deltas, tiny_lora, write_tiny_gguf
 from tests.tiny_onnx import TinyBundle, search_arrays, write
@@ -126,6 +127,23 @@ async def test_marked_adapters_become_a_peft_folder_on_the_smallest_screen(bench
         await until(pilot, lambda: "PeftModel" in told_by(dialog))
         assert (tmp_path / "both-peft" / "adapter_config.json").is_file()
         assert dialog.query_one("#close").region.bottom <= 24
+
+
+async def test_a_place_that_is_taken_is_found_before_a_sum_is_made(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def work(*_: object, **__: object) -> None:
+        pytest.fail("the sum was made")
+
+    monkeypatch.setattr(Workbench, "merge", work)
+    (tmp_path / "taken.gguf").write_bytes(b"mine")
+    for form, to, told in (
+        (GGUF, str(tmp_path / "taken.gguf"), "exists already"),
+        (LIBRARY, "Lease", "`Lease` already"),
+    ):
+        with pytest.raises(LibraryError, match=told):
+            export(bench.store, Config(), ExportWish(("lease", "sort"), form, to, is_sum=True))
+    assert (tmp_path / "taken.gguf").read_bytes() == b"mine"
 
 
 async def test_marked_adapters_become_one_of_the_library(bench: Bench) -> None:
