@@ -1,11 +1,13 @@
 """Greedy replies of the base model to many requests at once, in PyTorch: where a GPU is, faster than one by one.
 
-Keys and values of a group are kept between tokens, in rows as wide as its longest prompt and reply.
+Keys and values of a group are kept between tokens, in rows as wide as its longest prompt and reply. What prompts that
+follow each other begin with alike, a passage say, is read once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,8 @@ from torch import Tensor
 
 from localhyper.export.prompts import PromptFormat
 from localhyper.export.torch_base import TorchBase
+
+LEAST_SHARED = 0.5  # of a prompt that those that follow each other must have in common to be read together
 
 
 class KeyValueCache:
@@ -31,11 +35,19 @@ class KeyValueCache:
         self._sharing = base.shape.heads // base.shape.kv_heads
         self._rows, self._columns = (torch.arange(n, device=weight.device) for n in (rows, width))
 
-    def prefill(self, ids: Tensor) -> Tensor:
-        """Read prompts [rows, tokens], right-padded; the stream after the last block [rows, tokens, hidden]."""
-        tokens = ids.shape[1]
-        seen = self._columns[:tokens] <= self._columns[:tokens, None]
-        return self._run(ids, self._columns[None, :tokens], seen.repeat(self._sharing, 1), tokens)
+    def repeated(self, rows: Tensor) -> KeyValueCache:
+        """Another one, which begins with these of the rows, a number each."""
+        other = KeyValueCache(self.base, 0, 0)
+        other.keys, other.values = self.keys[:, rows], self.values[:, rows]
+        other._rows, other._columns = torch.arange(len(rows), device=rows.device), self._columns
+        return other
+
+    def read(self, ids: Tensor, starts: Tensor) -> Tensor:
+        """Read tokens [rows, tokens], right-padded, from each row's own place on; the stream [rows, tokens, hidden]."""
+        places = starts[:, None] + self._columns[: ids.shape[1]]
+        seen = int(starts.max()) + ids.shape[1]
+        mask = self._columns[:seen] <= places[..., None]
+        return self._run(ids, places, mask.repeat(1, self._sharing, 1)[:, None], seen)
 
     def step(self, ids: Tensor, places: Tensor, seen: int) -> Tensor:
         """Read one token a row, ids and places [rows]; the stream [rows, hidden]. No place is `seen` or beyond."""
@@ -55,18 +67,65 @@ class KeyValueCache:
         return x
 
 
+@dataclass(frozen=True)
+class Beginning:
+    """Prompts that follow each other and begin alike: how many they are, and in how many tokens."""
+
+    prompts: int
+    tokens: int
+
+
+def beginnings(prompts: Sequence[Sequence[int]]) -> list[Beginning]:
+    """Prompts in their order, put together while they share `LEAST_SHARED` of their tokens; one is left to each."""
+    found: list[Beginning] = []
+    first: Sequence[int] = ()
+    for prompt in prompts:
+        shared = _alike(first, prompt, found[-1].tokens if found else 0)
+        if found and shared >= max(1, LEAST_SHARED * len(prompt)):
+            found[-1] = Beginning(found[-1].prompts + 1, shared)
+        else:
+            first = prompt
+            found.append(Beginning(1, len(prompt) - 1))
+    return found
+
+
+def _alike(one: Sequence[int], other: Sequence[int], most: int) -> int:
+    """Tokens that both begin with, at most `most`, and one less than the other has."""
+    most = min(most, len(other) - 1)
+    return next((i for i in range(most) if one[i] != other[i]), most)
+
+
+def _padded(rows: Sequence[Sequence[int]]) -> Tensor:
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens, dtype=torch.long)
+    return ids
+
+
+def _read_prompts(base: TorchBase, prompts: Sequence[Sequence[int]], room: int) -> tuple[KeyValueCache, Tensor]:
+    """A cache that has read prompts and has room for so many tokens more, and the stream [rows, hidden] after each."""
+    device, shared = base.cos.device, beginnings(prompts)
+    owners = [number for number, one in enumerate(shared) for _ in range(one.prompts)]
+    starts = [shared[number].tokens for number in owners]
+    rests = _padded([prompt[start:] for prompt, start in zip(prompts, starts, strict=True)])
+    heads = [prompts[owners.index(number)][: one.tokens] for number, one in enumerate(shared)]
+    longest = max(starts)
+    cache = KeyValueCache(base, len(shared), longest + rests.shape[1] + room)
+    if longest:
+        cache.read(_padded(heads).to(device), torch.zeros(len(shared), dtype=torch.long, device=device))
+    cache = cache.repeated(torch.tensor(owners, device=device))
+    x = cache.read(rests.to(device), torch.tensor(starts, device=device))
+    last = torch.tensor([len(p) - start - 1 for p, start in zip(prompts, starts, strict=True)], device=device)
+    return cache, x[torch.arange(len(prompts), device=device), last]
+
+
 @torch.no_grad()
 def greedy_group(base: TorchBase, prompts: Sequence[Sequence[int]], end: int, max_tokens: int) -> list[list[int]]:
     """Continue prompts (token ids) by up to `max_tokens` most likely tokens; `end` and what follows is left out."""
-    device = base.cos.device
-    longest = max(map(len, prompts))
-    ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-    for row, prompt in zip(ids, prompts, strict=True):
-        row[: len(prompt)] = torch.tensor(prompt, dtype=torch.long)
+    device, longest = base.cos.device, max(map(len, prompts))
     starts = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    rows, done = torch.arange(len(prompts), device=device), torch.zeros(len(prompts), dtype=torch.bool, device=device)
-    cache = KeyValueCache(base, len(prompts), longest + max_tokens)
-    x = cache.prefill(ids.to(device))[rows, starts - 1]
+    done = torch.zeros(len(prompts), dtype=torch.bool, device=device)
+    cache, x = _read_prompts(base, prompts, max_tokens)
     made: list[Tensor] = []
     while True:
         made.append(base.logits(x).argmax(-1))
@@ -87,11 +146,14 @@ def greedy_replies(
     longest: int,
     group: int = 256,
 ) -> list[str]:
-    """The greedy reply to each request, "" for one of more than `longest` tokens; groups are of like length."""
+    """The greedy reply to each request, "" for one of more than `longest` tokens; groups are of like length.
+
+    Requests that begin alike should follow each other: what they have in common is then read once.
+    """
     encoded = [
         one.ids for one in tokenizer.encode_batch([prompts.render(r) for r in requests], add_special_tokens=False)
     ]
-    fitting = sorted((i for i, ids in enumerate(encoded) if len(ids) <= longest), key=lambda i: len(encoded[i]))
+    fitting = _by_length(encoded, longest)
     end = tokenizer.token_to_id(prompts.end_of_turn)
     assert end is not None  # it comes from the same file
     replies = [""] * len(requests)
@@ -101,3 +163,13 @@ def greedy_replies(
         for i, ids in zip(chosen, made, strict=True):
             replies[i] = tokenizer.decode(ids).strip()
     return replies
+
+
+def _by_length(encoded: Sequence[Sequence[int]], longest: int) -> list[int]:
+    """Numbers of prompts that are not too long, short ones first, but those that begin alike together."""
+    fitting = [i for i, ids in enumerate(encoded) if len(ids) <= longest]
+    runs: list[list[int]] = []
+    for one in beginnings([encoded[i] for i in fitting]):
+        start = sum(map(len, runs))
+        runs.append(fitting[start : start + one.prompts])
+    return [i for run in sorted(runs, key=lambda run: max(len(encoded[i]) for i in run)) for i in run]

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is in the [train] extra")
 
-from localhyper.export.greedy import greedy_group, greedy_replies  # noqa: E402
+from localhyper.export.greedy import beginnings, greedy_group, greedy_replies  # noqa: E402
 from localhyper.export.prompts import read_prompt_format  # noqa: E402
 from localhyper.export.tokenizer import load_tokenizer  # noqa: E402
 from localhyper.export.torch_base import TorchBase  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 pytestmark = [pytest.mark.native, pytest.mark.torch]
 
@@ -43,6 +47,34 @@ def one_by_one(base: TorchBase, prompt: list[int], tokens: int) -> list[int]:
 def test_a_group_continues_each_prompt_as_if_it_were_alone(base: TorchBase, seed: int) -> None:
     given = prompts(seed)
     assert greedy_group(base, given, NO_END, 12) == [one_by_one(base, prompt, 12) for prompt in given]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_prompts_begin_with_alike_is_read_once(
+    base: TorchBase, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(seed)
+    passages = [torch.randint(3, 200, (length,)).tolist() for length in (20, 33, 2, 12)]
+    counts, tails = (3, 1, 2, 2), (4, 9, 1, 2, 1, 3, 5, 12)
+    owners = [passage for passage, count in zip(passages, counts, strict=True) for _ in range(count)]
+    given = [owner + torch.randint(3, 200, (n,)).tolist() for owner, n in zip(owners, tails, strict=True)]
+    assert [one.prompts for one in beginnings(given)] == [3, 1, 1, 1, 2]  # two tokens are too little of five to share
+    assert greedy_group(base, given, NO_END, 12) == [one_by_one(base, prompt, 12) for prompt in given]
+    read, embed = list[int](), base.embed
+
+    def counted(ids: Tensor) -> Tensor:
+        read.append(ids.numel())
+        return embed(ids)
+
+    monkeypatch.setattr(base, "embed", counted)
+    passage = torch.randint(3, 200, (60,)).tolist()
+    greedy_group(base, [passage + tail for tail in ([3], [4, 5], [6, 7, 8])], NO_END, 1)
+    assert sum(read) == 60 + 3 * 3
+
+
+def test_equal_prompts_and_prompts_of_one_token_are_read(base: TorchBase) -> None:
+    for given in ([[5], [5], [7]], [[4, 9, 11]] * 3, [[4, 9], [4, 9, 11], [4]]):
+        assert greedy_group(base, given, NO_END, 5) == [one_by_one(base, prompt, 5) for prompt in given]
 
 
 def test_a_reply_ends_before_the_end_token_and_others_go_on(base: TorchBase) -> None:
