@@ -6,6 +6,7 @@ follow each other begin with alike, a passage say, is read once.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,9 +38,9 @@ class KeyValueCache:
 
     def repeated(self, rows: Tensor) -> KeyValueCache:
         """Another one, which begins with these of the rows, a number each."""
-        other = KeyValueCache(self.base, 0, 0)
+        other = copy.copy(self)
         other.keys, other.values = self.keys[:, rows], self.values[:, rows]
-        other._rows, other._columns = torch.arange(len(rows), device=rows.device), self._columns
+        other._rows = torch.arange(len(rows), device=rows.device)
         return other
 
     def read(self, ids: Tensor, starts: Tensor) -> Tensor:
@@ -166,10 +167,13 @@ def greedy_replies(
 
 
 def _by_length(encoded: Sequence[Sequence[int]], longest: int) -> list[int]:
-    """Numbers of prompts that are not too long, short ones first, but those that begin alike together."""
+    """Numbers of prompts that are not too long: those that begin alike together, short ones first among them and all.
+
+    All of many short requests begin alike, with the template.
+    """
     fitting = [i for i, ids in enumerate(encoded) if len(ids) <= longest]
     runs: list[list[int]] = []
     for one in beginnings([encoded[i] for i in fitting]):
         start = sum(map(len, runs))
-        runs.append(fitting[start : start + one.prompts])
-    return [i for run in sorted(runs, key=lambda run: max(len(encoded[i]) for i in run)) for i in run]
+        runs.append(sorted(fitting[start : start + one.prompts], key=lambda i: len(encoded[i])))
+    return [i for run in sorted(runs, key=lambda run: len(encoded[run[-1]])) for i in run]

@@ -51,6 +51,7 @@ def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> d
             "unrelated": [*recipe.data.instructions, *recipe.data.replies],
             "shares": recipe.mixture.shares,
             **({"about": list(recipe.data.about)} if recipe.data.about else {}),
+            **({"probed": list(recipe.data.probed)} if recipe.data.probed else {}),
         },
         "reply_start": recipe.reply_start,
         **({"cut_tokens": recipe.data.cut_tokens} if recipe.data.cut_tokens else {}),

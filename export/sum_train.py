@@ -87,7 +87,7 @@ class SumRun(TrainingLoop):
         self.collator = Collator(tokenizer, prompts, size, recipe.run.max_row, recipe.run.bucket, recipe.reply_start)
         cfg = recipe.data
         train, held = load_corpus(
-            data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions, cfg.replies
+            data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, cfg.instructions, cfg.replies, probed=cfg.probed
         )
         self.maker, self.held_maker = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
         base = TorchBase(base_path, dtype).to(self.device)

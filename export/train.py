@@ -130,18 +130,8 @@ class Run(TrainingLoop):
         self.batches = BatchMaker(recipe, self.collator, self.accelerator.process_index)
         cfg = recipe.data
         size = cfg.cut_tokens or size
-        train, held = load_corpus(
-            data,
-            cfg.reading,
-            cfg.texts,
-            tokenizer,
-            size,
-            cfg.holdout,
-            cfg.instructions,
-            cfg.replies,
-            cfg.about,
-            cfg.probed,
-        )
+        files = (cfg.instructions, cfg.replies, cfg.about, cfg.probed)
+        train, held = load_corpus(data, cfg.reading, cfg.texts, tokenizer, size, cfg.holdout, *files)
         self.maker, self.held = ExampleMaker(train, tokenizer, size), ExampleMaker(held, tokenizer, size, "test")
         self.bank = FillerBank(self.maker, self.collator, recipe.surround, recipe.run.seed)
         if recipe.surround.share and not self.bank.runs:

@@ -194,8 +194,7 @@ def _check_numbers(metadata: AdapterMetadata, source: Path) -> None:
 
 def _name(library: Library, wanted: str, own: str) -> str:
     if wanted:
-        if library.free_name(wanted) != wanted:
-            raise LibraryError(f"there is an adapter named `{wanted}` already", "choose another --name")
+        library.check_free(wanted)
         return wanted
     try:
         return library.free_name(own)

@@ -17,7 +17,7 @@ import numpy as np
 from localhyper.blas_threads import one_thread_a_product
 from localhyper.checksums import file_sha256
 from localhyper.engine import BaseModelInfo
-from localhyper.errors import AdapterError, LibraryError
+from localhyper.errors import AdapterError
 from localhyper.gguf_adapter import (
     MAX_RANK,
     AdapterMetadata,
@@ -28,7 +28,7 @@ from localhyper.gguf_adapter import (
     write_weights,
 )
 from localhyper.gguf_writer import Dtype
-from localhyper.library import AdapterInfo, Library, Passage, check_name, now
+from localhyper.library import AdapterInfo, Library, Passage, now
 from localhyper.lora import LoraWeights, Metric, even_ranks, recompress, scale, validate
 from localhyper.lora_union import combine
 
@@ -212,12 +212,9 @@ def check_new(library: Library, name: str) -> None:
     Raises:
         LibraryError: The name is impossible, or taken by an adapter that is no sum.
     """
-    if library.free_name(check_name(name)) != name and library.get(name).kind != MERGE:
-        raise _taken(name)
-
-
-def _taken(name: str) -> LibraryError:
-    return LibraryError(f"there is an adapter named `{name}` already", "choose another --name")
+    is_sum = library.free_name(name) != name and library.get(name).kind == MERGE
+    if not is_sum:
+        library.check_free(name)
 
 
 def store_merged(
@@ -234,8 +231,7 @@ def store_merged(
     twin = library.find_by_key(key)
     if twin is not None:
         return twin
-    if library.free_name(check_name(name)) != name:
-        raise _taken(name)
+    library.check_free(name)
     passages = joined_passages(library, sources)
     text = "".join(passage.text for passage in passages)
     metadata = replace(

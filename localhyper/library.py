@@ -213,6 +213,15 @@ class Library:
             name = f"{wanted}-{number}"
         return name
 
+    def check_free(self, name: str) -> None:
+        """Refuse a name for a new adapter, before the work.
+
+        Raises:
+            LibraryError: It is impossible, or a living adapter has it.
+        """
+        if self.free_name(name) != name:
+            raise _taken(name)
+
     def add(self, info: AdapterInfo, passages: Iterable[Passage] = ()) -> AdapterInfo:
         """Store an adapter whose file is written already; equal key = the stored one is returned.
 
@@ -234,7 +243,7 @@ class Library:
             twin = self.find_by_key(info.key)
             if twin is not None:
                 return twin
-            raise LibraryError(f"there is an adapter named `{info.name}` already", "choose another --name") from error
+            raise _taken(info.name) from error
         return replace(info, id=number)
 
     def set_whole(self, info: AdapterInfo) -> None:
@@ -425,6 +434,10 @@ class Library:
         values = {field.name: row[field.name] for field in fields(AdapterInfo) if field.name not in ("path", "notes")}
         # `file` is a bare name: a row from elsewhere cannot point out of the folder.
         return AdapterInfo(**values, path=self._folder / Path(row["file"]).name, notes=tuple(json.loads(row["notes"])))
+
+
+def _taken(name: str) -> LibraryError:
+    return LibraryError(f"there is an adapter named `{name}` already", "choose another --name")
 
 
 def _move_chunks(adapter: Path, to: Path) -> None:

@@ -22,10 +22,10 @@ from localhyper.chunk_adapters import ChunkWriter
 from localhyper.chunking import Chunk, Cut, cut_document, first_tokens
 from localhyper.config import AdapterSettings
 from localhyper.engine import Activations, BaseModelInfo, Engine
-from localhyper.errors import ConfigError, LibraryError, SourceError
+from localhyper.errors import ConfigError, SourceError
 from localhyper.gguf_writer import Dtype
 from localhyper.hypernet import Hypernetwork
-from localhyper.library import AdapterInfo, Library, Passage, check_name, chunk_folder
+from localhyper.library import AdapterInfo, Library, Passage, chunk_folder
 from localhyper.lora import LoraWeights, Recompressed
 from localhyper.new_adapter import Origin, new_adapter, store_adapter
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
@@ -127,8 +127,8 @@ def find_made(key: str, library: Library, options: AttachOptions) -> AttachResul
     found = library.find_by_key(key)
     if found is not None:
         return AttachResult(found, reused=True)
-    if options.name and library.free_name(check_name(options.name)) != options.name:
-        raise LibraryError(f"there is an adapter named `{options.name}` already", "choose another --name")
+    if options.name:
+        library.check_free(options.name)
     return None
 
 

@@ -9,7 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is in the [train] extra")
 
-from localhyper.export.greedy import beginnings, greedy_group, greedy_replies  # noqa: E402
+from localhyper.export.greedy import _by_length, beginnings, greedy_group, greedy_replies  # noqa: E402
 from localhyper.export.prompts import read_prompt_format  # noqa: E402
 from localhyper.export.tokenizer import load_tokenizer  # noqa: E402
 from localhyper.export.torch_base import TorchBase  # noqa: E402
@@ -75,6 +75,13 @@ def test_what_prompts_begin_with_alike_is_read_once(
 def test_equal_prompts_and_prompts_of_one_token_are_read(base: TorchBase) -> None:
     for given in ([[5], [5], [7]], [[4, 9, 11]] * 3, [[4, 9], [4, 9, 11], [4]]):
         assert greedy_group(base, given, NO_END, 5) == [one_by_one(base, prompt, 5) for prompt in given]
+
+
+def test_groups_are_of_like_length_though_all_begin_with_the_template() -> None:
+    template = [7] * 20
+    asked = [template + [9 + n] * n for n in (12, 1, 15, 2, 14, 3)]
+    assert len(beginnings(asked)) == 1
+    assert [len(asked[i]) - 20 for i in _by_length([*asked, [1] * 90], 50)] == [1, 2, 3, 12, 14, 15]
 
 
 def test_a_reply_ends_before_the_end_token_and_others_go_on(base: TorchBase) -> None:

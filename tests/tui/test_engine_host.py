@@ -80,8 +80,7 @@ def test_load_and_reply_come_as_events_in_order_from_one_thread() -> None:
 
 def test_a_reply_says_which_documents_it_was_made_without(monkeypatch: pytest.MonkeyPatch) -> None:
     left_out = Choice((), left_out=("rules",))
-    choose = lambda questions, uses, engine: left_out  # noqa: E731
-    monkeypatch.setattr(ScriptedRoom, "choosing", lambda room, report, cancel: choose)
+    monkeypatch.setattr(ScriptedRoom, "choosing", lambda *_: lambda questions, uses, engine: left_out)
     watched = Watched()
     watched.host.ask(request(1))
     done = watched.until(ReplyDone)[-1]
