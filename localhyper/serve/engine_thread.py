@@ -16,7 +16,7 @@ from pathlib import Path
 
 from localhyper.chunk_choice import NOTHING, Choice, Choose, whole
 from localhyper.engine import ChatMessage, Engine, Piece, Sampling
-from localhyper.errors import ConfigError, ContextError, LocalHyperError, ModelError
+from localhyper.errors import Cancelled, ConfigError, ContextError, LocalHyperError, ModelError
 from localhyper.library import file_to_check
 from localhyper.progress import CancelToken
 from localhyper.serve.api_error import ApiError
@@ -30,6 +30,8 @@ RETRY_SECONDS = 2
 _log = logging.getLogger(__name__)
 
 Event = Piece | ApiError
+Choosing = Callable[[CancelToken], Choose]
+"""What chooses a request's adapters, stopped by the request's own token where it has to make one of them first."""
 
 
 @dataclass(eq=False)
@@ -82,11 +84,13 @@ class EngineThread:
     Args:
         open_engine: Loads a base model file.
         places: Requests that may wait.
-        choose: Which of a request's adapters answer.
+        choosing: Which of a request's adapters answer; all of them unless it is given.
     """
 
-    def __init__(self, open_engine: Callable[[Path], Engine], places: int = PLACES, choose: Choose = whole) -> None:
-        self._open_engine, self._choose = open_engine, choose
+    def __init__(
+        self, open_engine: Callable[[Path], Engine], places: int = PLACES, choosing: Choosing = lambda cancel: whole
+    ) -> None:
+        self._open_engine, self._choosing = open_engine, choosing
         self._queue: FairQueue[Ticket] = FairQueue(places)
         self._lock = threading.Lock()
         self._running: Ticket | None = None
@@ -225,9 +229,11 @@ class EngineThread:
             ) from error  # fmt: skip
         try:
             questions = [message.content for message in ticket.messages if message.role == "user"]
-            chosen = self._choose(questions, choice.adapters, engine)
+            chosen = self._choosing(ticket.cancel)(questions, choice.adapters, engine)
             engine.set_adapters(chosen.uses)
             ticket.chosen = chosen
+        except Cancelled:  # whoever asked has gone, or `close` was called
+            raise stopping() from None
         except LocalHyperError as error:
             _log.error("`%s` cannot be used: %s", choice.id, error.message)
             raise ApiError(

@@ -15,12 +15,12 @@ import httpx
 import uvicorn
 from starlette.types import ASGIApp
 
-from localhyper.chunk_choice import Choose, whole
+from localhyper.chunk_choice import whole
 from localhyper.engine import AdapterUse, ChatMessage, Engine, Piece, Sampling
 from localhyper.serve.access import Access
 from localhyper.serve.app import Api, build_app
 from localhyper.serve.catalogue import Base, Catalogue, Fitting, Snapshot
-from localhyper.serve.engine_thread import PLACES, EngineThread
+from localhyper.serve.engine_thread import PLACES, Choosing, EngineThread
 from localhyper.serve.model_names import default_choice
 from localhyper.serve.server import uvicorn_config
 from tests.fakes import FakeEngine
@@ -94,7 +94,7 @@ def scripted(
     access: Access = LOOPBACK,
     places: int = PLACES,
     open_engine: Callable[[Path], Engine] | None = None,
-    choose: Choose = whole,
+    choosing: Choosing = lambda cancel: whole,
 ) -> Iterator[Scripted]:
     """A server over `engine`; the engine's thread ends with the block."""
     engine = engine or FakeEngine(n_ctx=4096)
@@ -104,7 +104,7 @@ def scripted(
         opened.append(path.name)
         return open_engine(path) if open_engine else engine
 
-    catalogue, thread = StaticCatalogue(), EngineThread(open_it, places, choose)
+    catalogue, thread = StaticCatalogue(), EngineThread(open_it, places, choosing)
     thread.start(default_choice(catalogue.there)).result(5)
     try:
         yield Scripted(engine, thread, catalogue, build_app(Api(catalogue, thread, DEFAULTS), access), opened)

@@ -109,7 +109,7 @@ async def test_of_a_long_document_the_chunk_that_is_asked_about_answers_and_is_n
         uses = tuple(AdapterUse(Path("chunk.gguf"), use.scale) for use in uses)
         return Choice(uses, ChosenChunk("rules", 11, 34) if uses else None)
 
-    with scripted(choose=choose) as server:
+    with scripted(choosing=lambda cancel: choose) as server:
         messages = [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Who?"},
@@ -133,7 +133,7 @@ async def test_a_question_is_read_with_what_it_needs_of_the_conversation_and_the
     def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
         return Choice(tuple(uses), earlier=0)
 
-    with scripted(choose=choose) as server:
+    with scripted(choosing=lambda cancel: choose) as server:
         messages = [
             {"role": "system", "content": "Be brief."},
             {"role": "user", "content": "Who?"},
@@ -154,7 +154,7 @@ async def test_a_document_that_a_question_is_not_about_is_named_as_left_out(stre
     def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
         return Choice((), left_out=("rules",))
 
-    with scripted(choose=choose) as server:
+    with scripted(choosing=lambda cancel: choose) as server:
         request = {"model": "tiny+rules", "messages": [{"role": "user", "content": "Who?"}], "stream": stream}
         reply = await server.client().post("/v1/chat/completions", json=request)
         assert reply.status_code == 200

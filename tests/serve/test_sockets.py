@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import httpx
 import pytest
 
+from localhyper.chunk_choice import Choice, Choose
+from localhyper.engine import AdapterUse, Engine
+from localhyper.progress import CancelToken
 from localhyper.serve import request_body
 from localhyper.serve.access import Access
 from localhyper.serve.connection import Connection
@@ -97,6 +101,33 @@ def test_closing_while_a_whole_reply_is_made_stops_the_generation(
             time.sleep(0.005)
     assert server.idle()
     assert engine.pieces < LEEWAY
+
+
+def test_closing_while_an_adapter_is_made_for_a_request_stops_that_too() -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def choosing(cancel: CancelToken) -> Choose:
+        def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:
+            if questions != ["make one first"]:
+                return Choice(tuple(uses))
+            begun.set()
+            try:
+                while True:
+                    cancel.check()
+                    time.sleep(0.005)
+            finally:
+                ended.set()
+
+        return choose
+
+    with scripted(FakeEngine(n_ctx=4096), choosing=choosing) as server, listening(server.app) as address:
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(request(body("make one first")))
+            assert begun.wait(5)
+            assert not ended.is_set()
+        assert ended.wait(5) and server.idle()
+        assert status(talk(address, request(body("another")))) == 200
+        assert len(server.engine.prompts) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
