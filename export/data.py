@@ -17,6 +17,7 @@ from localhyper.evaluate.facts import Fact, Split, make_facts
 from localhyper.export.cloze import clozes
 from localhyper.export.crossed_facts import make_crossed_facts
 from localhyper.export.overview_texts import make_overview
+from localhyper.export.quotes import make_quotes
 from localhyper.export.relations import make_relations
 from localhyper.export.texts import Corpus, Example, Pair
 
@@ -24,6 +25,8 @@ OWN_REPLIES = 0.6  # share of the base's own replies among unrelated questions, 
 DIGITS = 0.6  # share of 4-digit values among facts of one form; the others are words
 AMONG = 0.5  # share of reading contexts that other sentences join
 OVERVIEW, OVERVIEW_TRIES = 1.5, 10  # most tokens of an overview, in those of other documents, where tries find one
+SPOKEN = 0.2  # share of passages to be quoted that are lines of a conversation
+SPEAKER, QUOTE_TRIES = 0.2, 200  # share of a conversation's tokens that is who speaks, tries to find a topic
 LINES = 0.2  # share of documents with invented facts that are lines, not running text
 
 
@@ -41,6 +44,7 @@ class Mixture:
         crossed: Share of documents with invented facts that share names and attributes
             (`localhyper.export.crossed_facts`).
         gaps: Share of plain passages whose sentences are asked for with a gap (`localhyper.export.cloze`).
+        quotes: Share of plain passages that are asked what they say of something (`localhyper.export.quotes`).
         most_facts: Largest number of facts in one document; it grows with `facts_ramp`.
         facts_ramp: Documents' fact count is capped at 1 + step // facts_ramp (curriculum 1 → most_facts).
     """
@@ -53,6 +57,7 @@ class Mixture:
     about: float = 0.0
     crossed: float = 0.0
     overviews: float = 0.0
+    quotes: float = 0.0
     most_facts: int = 6
     facts_ramp: int = 40
 
@@ -74,6 +79,7 @@ class Mixture:
             "about": self.about,
             "crossed": self.crossed,
             "overviews": self.overviews,
+            "quotes": self.quotes,
         }
 
     def draw(self, rng: random.Random) -> str:
@@ -91,9 +97,9 @@ class ExampleMaker:
         """Tokens of a text."""
         return len(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
-    def filler(self, rng: random.Random, tokens: int) -> list[str]:
-        """Consecutive sentences of at most `tokens` tokens in all."""
-        source = rng.choice(self.corpus.sentences)
+    def filler(self, rng: random.Random, tokens: int, weights: Sequence[int] | None = None) -> list[str]:
+        """Consecutive sentences of at most `tokens` tokens in all, of a text drawn by these weights (alike)."""
+        source = rng.choices(self.corpus.sentences, weights)[0] if weights else rng.choice(self.corpus.sentences)
         at, out = rng.randrange(len(source)), []
         while at < len(source):
             tokens -= self.count(" " + source[at])
@@ -174,6 +180,20 @@ class ExampleMaker:
             raise ConfigError("recipe key mixture.overviews wants contexts with text", "name files in data.reading")
         return shortest
 
+    def quotes(self, rng: random.Random) -> Example:
+        """A passage that is asked what it says of something; sentences of longer texts are drawn more often."""
+        weights = [len(sentences) for sentences in self.corpus.sentences]
+        for _ in range(QUOTE_TRIES if weights else 0):
+            spoken = rng.random() < SPOKEN
+            sentences = self.filler(rng, int((1 - SPEAKER * spoken) * self.max_tokens) - 4, weights)
+            text, pairs = make_quotes(rng, sentences, spoken=spoken)
+            if pairs:
+                return Example("quotes", text, pairs)
+        raise ConfigError(
+            f"no passage of {self.max_tokens} tokens has a sentence to be quoted",
+            "name files with running text in data.texts, or set mixture.quotes to 0",
+        )
+
     def continuation(self, rng: random.Random) -> Example:
         """A passage; the questions quote the start of a sentence, the answers give the rest."""
         sentences = self._two_sentences(rng)
@@ -211,6 +231,8 @@ class ExampleMaker:
             return rng.choice(self.corpus.about)
         if kind == "overviews":
             return self.overviews(rng)
+        if kind == "quotes":
+            return self.quotes(rng)
         if kind == "reading":
             return self._among(rng, rng.choice(self.corpus.reading))
         return self.continuation(rng)

@@ -68,6 +68,7 @@ PROBED = {  # documents of up to four facts
     "about": Mixture(facts=0, reading=0, continuation=0, about=1),
     "crossed": Mixture(facts=0, reading=0, continuation=0, crossed=1, most_facts=4, facts_ramp=1),
     "overviews": Mixture(facts=0, reading=0, continuation=0, overviews=1),
+    "quotes": Mixture(facts=0, reading=0, continuation=0, quotes=1),
 }
 
 
@@ -252,7 +253,7 @@ class Run(TrainingLoop):
         row["facts"], row["reading"] = self._probe("facts", count), self._probe("reading", 2 * count)
         if self.recipe.mixture.relations:
             row["relations"] = self._probe("relations", count)
-        for kind in ("about", "crossed", "overviews"):
+        for kind in ("about", "crossed", "overviews", "quotes"):
             if self.recipe.mixture.shares[kind]:
                 row[kind] = self._probe(kind, count)
         if self.recipe.run.max_chunks > 1:

@@ -257,11 +257,13 @@ def test_answers_about_the_document_alone_begin_with_the_reply_start(ground: Pat
 
 
 def test_a_run_of_small_chunks_packs_its_questions(ground: Path, tmp_path: Path) -> None:
-    """Documents are cut short, overviews among them, and a document's questions are one sequence."""
+    """Documents are cut short, overviews and quotes among them, and a document's questions are one sequence."""
+    (tmp_path / "port.txt").write_text("A boat came home to the harbour. " * 20, encoding="utf-8")
     text = RECIPE.format(steps=2, save_every=1, documents=6, share=0.0)
     for old, new in (  # no two sentences of the text fit into a document: nothing to continue
-        ("about = 0.1\n", "overviews = 0.4\n"),
+        ("about = 0.1\n", "overviews = 0.4\nquotes = 0.4\n"),
         ("continuation = 0.1\n", "continuation = 0.0\n"),
+        ('texts = ["text.txt"]', f'texts = ["{(tmp_path / "port.txt").as_posix()}"]'),
         ("teacher = 0.2\n", ""),
         ("holdout = 4\n", "holdout = 4\ncut_tokens = 48\n"),
         ("rows = 2\n", "rows = 3\npacked = true\n"),
@@ -274,13 +276,13 @@ def test_a_run_of_small_chunks_packs_its_questions(ground: Path, tmp_path: Path)
     out.mkdir()
     run = Run(recipe, ground / "base.gguf", ground, out, "cpu", torch.float32)
     batch = run._train_batch(0)
-    assert batch.packing is not None and len(batch.rows) == 6 and "overviews" in batch.kinds
+    assert batch.packing is not None and len(batch.rows) == 6 and {"overviews", "quotes"} <= set(batch.kinds)
     longest = dict(zip(batch.kinds, batch.document_mask.sum(1).tolist(), strict=True))
     assert all(most <= (120 if kind == "overviews" else 50) for kind, most in longest.items()), longest
     run.train()
     rows = curve(out)
     assert [row["step"] for row in rows if "answer" in row] == [1, 2]
-    assert run.probe()["overviews"] and batch.rows.shape[1] <= recipe.run.max_row + 16
+    assert {"overviews", "quotes"} <= set(run.probe()) and batch.rows.shape[1] <= recipe.run.max_row + 16
 
 
 @pytest.mark.parametrize(
