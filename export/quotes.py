@@ -12,10 +12,12 @@ import re
 from collections.abc import Sequence
 
 from localhyper.evaluate.facts import FIRST_NAMES, pool
+from localhyper.export.cloze import NAME
 from localhyper.export.packaged import packaged_table
 from localhyper.export.texts import Pair
 
 FEWEST, MOST = 5, 40  # words of a sentence that is quoted
+BARE = 0.3  # share of questions about a thing without its article
 TYPED = 0.15  # share of questions in small letters without their stop, as people type them
 _TABLE = packaged_table("quotes.toml")
 _BEFORE = "the|a|an|this|that|these|those|his|her|its|their|our|my|your|some|many|several|all|no|of|for|with|about"
@@ -24,7 +26,6 @@ _AFTER = (
     "|from|as|can|could|will|would|may|must|into|than|then|between|over|under|after|before|through|during|against|without"
     "|within|among|because|if|they|them|he|him|she|it|we|you|near|also|only|such|very|more|most|other|same|first|one|two"
 )
-_NAME = re.compile(r"(?<=[a-z,;:] )[A-Z][\w'-]+(?: [A-Z][\w'-]+){0,3}")
 _THING = re.compile(rf"(?i:\b(?:{_BEFORE})) ((?:[a-z][a-z-]+ ){{0,2}}?[a-z][a-z-]{{3,}})(?=[,.;:?!]| (?:{_AFTER})\b)")
 _SMALL = re.compile(rf"\b(?:{_BEFORE}|{_AFTER})\b", re.IGNORECASE)
 
@@ -32,7 +33,7 @@ _SMALL = re.compile(rf"\b(?:{_BEFORE}|{_AFTER})\b", re.IGNORECASE)
 def topics(sentence: str) -> list[str]:
     """What a sentence speaks of: names inside it, and things with their articles left out."""
     things = [thing for thing in _THING.findall(sentence) if not _SMALL.search(thing)]
-    return list(dict.fromkeys([*_NAME.findall(sentence), *things]))
+    return list(dict.fromkeys([*NAME.findall(sentence), *things]))
 
 
 def own_topics(sentences: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -59,9 +60,16 @@ def make_quotes(rng: random.Random, sentences: Sequence[str], *, spoken: bool) -
     return ("\n" if spoken else " ").join(lines.values()), tuple(pairs)
 
 
+def named(topic: str) -> str:
+    """A name as it is, a thing with its article."""
+    return topic if topic[0].isupper() else f"the {topic}"
+
+
 def _question(rng: random.Random, topic: str, speaker: str) -> str:
     """A question about a topic, or about what a speaker says of it."""
-    thing = topic if topic[0].isupper() or rng.random() < 0.3 else f"the {topic}"
+    thing = named(topic)
+    if thing != topic and rng.random() < BARE:
+        thing = topic
     forms = _TABLE["speaker"] if speaker and rng.random() < 0.5 else _TABLE["topic"]
     question: str = rng.choice(forms).format(topic=thing, speaker=speaker)
     return question.lower().rstrip(".?") if rng.random() < TYPED else question

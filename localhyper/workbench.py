@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from localhyper.sources import Document, ReadLimits
 
 SCALE_LIMIT = 100.0
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ class Workbench:
             for use in choice.uses:
                 info = None if use.path.exists() else self._row_of(use.path)
                 if info is not None and not info.whole_made:
+                    logger.info("a question waits for the adapter of all chunks of `%s`", info.name)
                     self.made_whole(info, engine=engine, progress=progress, cancel=cancel)
             return choice
 

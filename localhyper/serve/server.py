@@ -17,17 +17,15 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from localhyper.chunk_choice import Choose
 from localhyper.config import Config
 from localhyper.engine import Engine, EngineConfig, Sampling
 from localhyper.errors import ConfigError
 from localhyper.paths import Paths
-from localhyper.progress import CancelToken, Progress
 from localhyper.serve.access import check_origins, make_access, read_token
 from localhyper.serve.app import Api, build_app
 from localhyper.serve.catalogue import Catalogue
 from localhyper.serve.connection import Connection
-from localhyper.serve.engine_thread import Choosing, EngineThread
+from localhyper.serve.engine_thread import EngineThread
 from localhyper.serve.model_names import default_choice
 from localhyper.workbench import Workbench
 
@@ -93,7 +91,8 @@ def run(paths: Paths, config: Config, options: ServeOptions, ready: Callable[[st
     catalogue.check_default()
     with contextlib.closing(bind(family, address, options)) as listener:
         first = default_choice(catalogue.snapshot())
-        engine = EngineThread(_opener(config), choosing=_chooser(Workbench(paths, config)))
+        bench = Workbench(paths, config)
+        engine = EngineThread(_opener(config), choosing=lambda cancel: bench.choosing(cancel=cancel))
         engine.start(first).result()
         _log_to_our_file()
         app = build_app(Api(catalogue, engine, Sampling(**dataclasses.asdict(config.sampling))), access)
@@ -109,22 +108,6 @@ def _opener(config: Config) -> Callable[[Path], Engine]:
         return LlamaEngine.load(path, EngineConfig(**dataclasses.asdict(config.engine)))
 
     return open_engine
-
-
-def _chooser(bench: Workbench) -> Choosing:
-    """Chooses as set; an adapter that has to be made first is named in the log, because all requests wait for it."""
-
-    def choosing(cancel: CancelToken) -> Choose:
-        told: list[str] = []
-
-        def tell(progress: Progress) -> None:
-            if not told:
-                told.append(progress.stage)
-                _log.info("making the adapter of all chunks of a document, which a request wants; others wait")
-
-        return bench.choosing(tell, cancel)
-
-    return choosing
 
 
 def resolve_host(host: str) -> tuple[socket.AddressFamily, str]:

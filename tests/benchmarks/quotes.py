@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from localhyper.errors import LocalHyperError
 from localhyper.evaluate.reading_set import Passage, read_reading_set
 from localhyper.export.data_files import write_rows
-from localhyper.export.quotes import own_topics
+from localhyper.export.quotes import named, own_topics
 from localhyper.export.texts import split_passage
 
 FORMS = (
@@ -24,29 +25,26 @@ FORMS = (
     "What do they say about {topic}?",
     "Could you tell me what is stated on {topic}?",
 )
-PASSAGES, EACH, FEWEST = 120, 2, 2  # questions of a passage; sentences of one that can be quoted
+PASSAGES, EACH = 120, 2  # questions of a passage
 
 
-def rows(passages: list[Passage], count: int) -> Iterator[dict[str, object]]:
-    """So many passages of different titles while they last, with two questions each."""
-    rng = random.Random(0)
-    rng.shuffle(passages)
-    made = 0
-    for passage in passages:
+def rows(passages: Sequence[Passage], count: int) -> Iterator[dict[str, object]]:
+    """So many passages that have sentences enough to be quoted, with two questions each."""
+    return islice(_asked(passages), count)
+
+
+def _asked(passages: Sequence[Passage]) -> Iterator[dict[str, object]]:
+    rng, shuffled = random.Random(0), list(passages)
+    rng.shuffle(shuffled)
+    for passage in shuffled:
         quotable = own_topics(split_passage(passage.text))
-        if len(quotable) < FEWEST or made == count:
+        if len(quotable) < EACH:
             continue
         qas = [
             {"question": rng.choice(FORMS).format(topic=named(rng.choice(own))), "answers": [sentence]}
             for sentence, own in rng.sample(quotable, EACH)
         ]
-        made += 1
         yield {"title": passage.title, "context": passage.text, "qas": qas}
-
-
-def named(topic: str) -> str:
-    """A name as it is, a thing with its article."""
-    return topic if topic[0].isupper() else f"the {topic}"
 
 
 def main(path: Path, out: Path, count: int = PASSAGES) -> int:
