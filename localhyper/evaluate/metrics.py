@@ -1,4 +1,4 @@
-"""Scores of one answer: exact match and F1 as SQuAD v1.1 has them, ROUGE-L, and whether a value occurs in a reply.
+"""Scores of one answer: SQuAD v1.1's exact match and F1, ROUGE-L, and whether a reply has an answer or a value in it.
 
 Knows texts only: no model, no data file.
 """
@@ -52,6 +52,14 @@ def f1(reply: str, answer: str) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def contains(reply: str, answer: str) -> float:
+    """1.0 if the words of the answer stand in the reply one after the other, both normalised, else 0.0.
+
+    What exact match leaves of a right answer in a sentence; a long reply has more chances.
+    """
+    return float(_stands_in(normalize_answer(answer).split(), normalize_answer(reply).split()))
+
+
 def rouge_l(reply: str, answer: str) -> float:
     """ROUGE-L (Lin 2004): harmonic mean of precision and recall of the longest common subsequence of words, 0 to 1.
 
@@ -85,6 +93,9 @@ def holds_value(reply: str, value: str) -> bool:
 
     `1234` is in `It is 1234.`, but not in `12345` or `1,234`.
     """
-    words, wanted = _WORD.findall(reply.lower()), _WORD.findall(value.lower())
+    return _stands_in(_WORD.findall(value.lower()), _WORD.findall(reply.lower()))
+
+
+def _stands_in(wanted: Sequence[str], words: Sequence[str]) -> bool:
     starts = range(len(words) - len(wanted) + 1)
     return bool(wanted) and any(words[start : start + len(wanted)] == wanted for start in starts)

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Result = SquadResult | NeedleResult
+SQUAD_HEADINGS = (
+    "F1 %",
+    "exact %",
+    "answer in it %",
+    "ROUGE-L %",
+    "log-likelihood\n/ answer",
+    "log-likelihood\n/ token",
+)
 
 
 class Figures(Protocol):
@@ -142,7 +150,7 @@ def _squad_table(result: SquadResult) -> Table:
 
     table = Table(title=f"{result.questions} questions on {result.documents} documents, {result.options.data.name}")
     table.add_column("")
-    for heading in ("F1 %", "exact %", "ROUGE-L %", "log-likelihood\n/ answer", "log-likelihood\n/ token"):
+    for heading in SQUAD_HEADINGS:
         table.add_column(heading, justify="right")
     for scores in result.columns:
         table.add_row(*_squad_row(scores, ""))
@@ -157,6 +165,7 @@ def _squad_row(scores: SquadScores, sign: str) -> list[str]:
         scores.name,
         bracket(scores.f1, sign + ".1f", 100),
         bracket(scores.exact, sign + ".1f", 100),
+        bracket(scores.contained, sign + ".1f", 100),
         bracket(scores.rouge_l, sign + ".1f", 100),
         bracket(scores.answer_log_likelihood, sign + ".2f"),
         bracket(scores.token_log_likelihood, sign + ".3f"),

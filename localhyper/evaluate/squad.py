@@ -17,7 +17,7 @@ from localhyper.evaluate.columns import USUAL_COLUMNS, MakeAdapter, RunInfo, ask
 from localhyper.evaluate.costs import AttachMeans, ContextLengths
 from localhyper.evaluate.frame import Outcome, Place, Setup, Subject, check_setup, measure
 from localhyper.evaluate.intervals import Estimate
-from localhyper.evaluate.metrics import best, exact_match, f1, rouge_l
+from localhyper.evaluate.metrics import best, contains, exact_match, f1, rouge_l
 from localhyper.evaluate.reading_set import Passage, Question, read_reading_set, sample_questions
 from localhyper.evaluate.squad_scores import SquadCase, SquadFigures, SquadScores
 from localhyper.hypernet import Hypernetwork
@@ -168,7 +168,7 @@ class _Asker:
         case = (passage.id, question.text, answers, column, total, len(scores))
         if reply is None:
             return SquadCase(*case)
-        return SquadCase(*case, reply, *(best(score, reply, answers) for score in (f1, exact_match, rouge_l)))
+        return SquadCase(*case, reply, *(best(score, reply, answers) for score in (f1, exact_match, contains, rouge_l)))
 
 
 def _summarise(

@@ -28,6 +28,7 @@ class SquadCase:
         reply: The greedy reply; None without generation.
         f1: Best F1 over the accepted answers; None without generation.
         exact: 1.0 for an exact match with one of them, else 0.0; None without generation.
+        contained: 1.0 if one of them is in the reply, else 0.0; None without generation.
         rouge_l: Best ROUGE-L over the accepted answers; None without generation.
     """
 
@@ -40,6 +41,7 @@ class SquadCase:
     reply: str | None = None
     f1: float | None = None
     exact: float | None = None
+    contained: float | None = None
     rouge_l: float | None = None
 
 
@@ -52,6 +54,7 @@ class SquadScores:
         token_log_likelihood: Log-likelihood of all first answers over the number of their tokens.
         f1: Mean F1, 0 to 1; None without generation.
         exact: Share of exact matches; None without generation.
+        contained: Share of replies with an answer in them; None without generation.
         rouge_l: Mean ROUGE-L, 0 to 1; None without generation.
     """
 
@@ -60,6 +63,7 @@ class SquadScores:
     token_log_likelihood: Estimate
     f1: Estimate | None
     exact: Estimate | None
+    contained: Estimate | None
     rouge_l: Estimate | None
 
 
@@ -79,7 +83,7 @@ class SquadFigures:
     ) -> None:
         self._bootstrap, self._generated = ClusterBootstrap(clusters, seed), generated
         self._columns = {name: _column(cases, name) for name in columns}
-        self._nothing = _Column(*([np.zeros(len(clusters))] * 5))
+        self._nothing = _Column(*([np.zeros(len(clusters))] * 6))
 
     def columns(self) -> tuple[SquadScores, ...]:
         """Each column's own figures."""
@@ -106,6 +110,7 @@ class SquadFigures:
             token_log_likelihood=self._bootstrap.ratio(likelihood, one.tokens) or Estimate(0.0, 0.0, 0.0),
             f1=mean(one.f1 - minus.f1) if self._generated else None,
             exact=mean(one.exact - minus.exact) if self._generated else None,
+            contained=mean(one.contained - minus.contained) if self._generated else None,
             rouge_l=mean(one.rouge_l - minus.rouge_l) if self._generated else None,
         )
 
@@ -118,6 +123,7 @@ class _Column:
     tokens: FloatArray
     f1: FloatArray
     exact: FloatArray
+    contained: FloatArray
     rouge_l: FloatArray
 
 
@@ -127,4 +133,5 @@ def _column(cases: Sequence[SquadCase], name: str) -> _Column:
     def values(attribute: str) -> FloatArray:
         return np.array([getattr(case, attribute) or 0.0 for case in rows], np.float64)
 
-    return _Column(*(values(name) for name in ("log_likelihood", "answer_tokens", "f1", "exact", "rouge_l")))
+    names = ("log_likelihood", "answer_tokens", "f1", "exact", "contained", "rouge_l")
+    return _Column(*(values(name) for name in names))

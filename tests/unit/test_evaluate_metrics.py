@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from localhyper.evaluate.intervals import ClusterBootstrap, TaskBootstrap, wilson
-from localhyper.evaluate.metrics import best, exact_match, f1, holds_value, normalize_answer, rouge_l, same_text
+from localhyper.evaluate.metrics import (
+    best,
+    contains,
+    exact_match,
+    f1,
+    holds_value,
+    normalize_answer,
+    rouge_l,
+    same_text,
+)
 from localhyper.evaluate.task_items import Scores, grade_text
 
 
@@ -86,6 +95,21 @@ def test_best_takes_the_answer_that_scores_highest() -> None:
 )
 def test_a_value_is_found_as_whole_words_only(reply: str, value: str, found: bool) -> None:
     assert holds_value(reply, value) is found
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "due"),
+    [
+        ("The Edict was signed in 1598.", "1598", 1.0),
+        ("It was signed by the King of France, in Nantes.", "a king of france", 1.0),  # articles and marks are nothing
+        ("It was signed in 15980.", "1598", 0.0),
+        ("France, the king of", "King of France", 0.0),
+        ("", "1598", 0.0),
+        ("the", "the", 0.0),  # an article alone normalises to nothing, which stands in no reply
+    ],
+)
+def test_an_answer_counts_in_a_sentence_too(reply: str, answer: str, due: float) -> None:
+    assert contains(reply, answer) == due
 
 
 def test_wilson_matches_published_values() -> None:

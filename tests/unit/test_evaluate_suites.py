@@ -115,6 +115,8 @@ def test_documents_longer_than_the_window_are_cut_in_the_context_column_only(tmp
 def test_rouge_l_stands_beside_f1_and_both_have_their_ratios(data: Path) -> None:
     result = run_squad(squad.SquadOptions(data, limit=0))
     rouge = {scores.name: scores.rouge_l.value for scores in result.columns if scores.rouge_l is not None}
+    held = {scores.name: scores.contained.value for scores in result.columns if scores.contained is not None}
+    assert held == rouge
     assert rouge == {"none": 0.0, "context": 1.0, "adapter": 1.0, "shuffled": 0.0}
     assert result.rouge_l_ratio is not None and result.rouge_l_ratio.value == 1.0
     # Another document's adapter brought nothing at all: there is nothing to divide by.
