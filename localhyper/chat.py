@@ -159,7 +159,7 @@ class ChatSession:
         history = self._choice.needed(self._messages)
         start = 0
         while True:
-            prompt = [*head, *history[start:], question]
+            prompt = self._choice.prompt([*head, *history[start:], question])
             used = len(self._engine.tokenize(self._engine.render(prompt), special=True))
             if window - used >= wanted:
                 self._forgotten = start

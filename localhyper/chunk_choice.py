@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from localhyper.engine import AdapterUse, ChatMessage, Engine
+from localhyper.own_system import without_own_system
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,14 @@ class Choice:
         left_out: Names of the documents that are not asked because the question is about none of them; empty where
             one is asked.
         earlier: How many of the questions before, with their replies, are read with this one; None = all.
+        bare: Whether the system message that the base's template writes by itself is left out.
     """
 
     uses: tuple[AdapterUse, ...]
     chunk: ChosenChunk | None = None
     left_out: tuple[str, ...] = ()
     earlier: int | None = None
+    bare: bool = False
 
     def __str__(self) -> str:
         """What was chosen, for people; empty where nothing was."""
@@ -80,6 +83,10 @@ class Choice:
         asked = [place for place, message in enumerate(messages) if message.role == "user"]
         begin = asked[-self.earlier] if 0 < self.earlier <= len(asked) else len(messages) if not self.earlier else 0
         return [message for place, message in enumerate(messages) if place >= begin or message.role == "system"]
+
+    def prompt(self, messages: Sequence[ChatMessage]) -> list[ChatMessage]:
+        """The messages as the base's template gets them."""
+        return without_own_system(messages) if self.bare else list(messages)
 
 
 NOTHING = Choice(())

@@ -49,7 +49,7 @@ SeedOption = Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="Star
 WholeOption = Annotated[
     bool, typer.Option("--whole", help="Of long documents, use all chunks at once, not the one a question is about.")
 ]
-SystemOption = Annotated[str, typer.Option(help="System message; default: the model's own.")]
+SystemOption = Annotated[str, typer.Option(help="System message; default: the model's own, none for a task alone.")]
 
 
 def ask(

@@ -179,6 +179,7 @@ class Workbench:
         """`choose` that tells of what is made at every step, and that `cancel` stops between chunks."""
         from localhyper.chunk_choice import whole
         from localhyper.chunk_chooser import ChunkChooser
+        from localhyper.own_system import has_own_system
 
         settings = self.config.adapter
         related, standalone = settings.only_related, settings.standalone
@@ -192,7 +193,8 @@ class Workbench:
                 if info is not None and not info.whole_made:
                     logger.info("a question waits for the adapter of all chunks of `%s`", info.name)
                     self.made_whole(info, engine=engine, progress=progress, cancel=cancel)
-            return choice
+            bare = self._only_tasks(choice.uses) and has_own_system(engine)
+            return dataclasses.replace(choice, bare=True) if bare else choice
 
         return chosen
 
@@ -497,6 +499,11 @@ class Workbench:
         summed = sum(source.info.rank if source.info else budget + 1 for source in sources)
         metrics = self._metrics(sources) if 0 < budget < summed else {}
         return merge_adapters(sources, budget, base=base, metrics=metrics), sources
+
+    def _only_tasks(self, uses: Sequence[AdapterUse]) -> bool:
+        """Whether adapters made of task descriptions act, and no others."""
+        acting = [self._row_of(use.path) for use in uses if use.scale != 0]
+        return bool(acting) and all(info is not None and info.kind == "task" for info in acting)
 
     def _row_of(self, path: Path) -> AdapterInfo | None:
         return next((info for info in self.library.list() if info.path == path), None)

@@ -22,6 +22,7 @@ from localhyper.evaluate.task_adapters import DescriptionAdapters, GivenAdapters
 from localhyper.evaluate.task_columns import COLUMNS, Column, Texts, conversation, description_for, draw_texts
 from localhyper.evaluate.task_costs import AdapterSpent, Spent, adapter_weights, common_beginning, tree_tokens
 from localhyper.evaluate.task_items import ChoiceItem, ReplyItem, Scores, Subject
+from localhyper.own_system import has_own_system, without_own_system
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 
 LEAST_REPLY_TOKENS = 16  # and twice the longest training reply, at most what the suite allows
@@ -158,9 +159,13 @@ class _Run:
             self._engine.set_adapters([AdapterUse(adapter)] if adapter is not None else [])
             weights = adapter_weights(adapter) if adapter is not None else 0
             self._forget()
+            bare = column.generated and has_own_system(self._engine)  # as `ask` does
             for index, item in enumerate(subject.items):
                 self._cancel.check()
-                reply, likelihoods, scores, spent = self._answer(item, conversation(column, texts, item.message), limit)
+                told = conversation(column, texts, item.message)
+                reply, likelihoods, scores, spent = self._answer(
+                    item, without_own_system(told) if bare else told, limit
+                )
                 yield TaskCase(subject.name, item.id, name, reply, likelihoods, scores, spent, not index, weights)
                 self._done += 1
                 self._reporter.report(self._done, f"{subject.name}, {name}")

@@ -197,7 +197,7 @@ class EngineThread:
             return
         engine = self._prepared(ticket)
         *before, last = ticket.messages
-        messages = [*ticket.chosen.needed(before), last]
+        messages = ticket.chosen.prompt([*ticket.chosen.needed(before), last])
         try:
             engine.render(messages)
         except ModelError as error:

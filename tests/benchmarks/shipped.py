@@ -7,10 +7,11 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from localhyper.chunk_choice import Choice
 from localhyper.config import Config, load_config
-from localhyper.engine import AdapterUse, Engine
+from localhyper.engine import AdapterUse, ChatMessage, Engine
 from localhyper.errors import LocalHyperError
-from localhyper.evaluate.columns import ask
+from localhyper.evaluate.columns import converse
 from localhyper.evaluate.facts import Fact
 from localhyper.evaluate.haystack import HaystackMaker
 from localhyper.evaluate.intervals import wilson
@@ -57,5 +58,10 @@ def attached_task(bench: Workbench, text: str, name: str, bundle: str = "") -> A
 
 def ask_with(engine: Engine, uses: Sequence[AdapterUse], message: str, most: int) -> str:
     """The greedy reply with these adapters in force, of at most so many tokens."""
-    engine.set_adapters(uses)
-    return ask(engine, message, most, CancelToken())
+    return ask_chosen(engine, Choice(tuple(uses)), message, most)
+
+
+def ask_chosen(engine: Engine, choice: Choice, message: str, most: int) -> str:
+    """The greedy reply as the choice has it."""
+    engine.set_adapters(choice.uses)
+    return converse(engine, choice.prompt([ChatMessage("user", message)]), most, CancelToken())[0]

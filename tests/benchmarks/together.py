@@ -15,7 +15,7 @@ from rich.progress import track
 from localhyper.evaluate.haystack import HaystackMaker, read_sentences
 from localhyper.evaluate.metrics import holds_value
 from localhyper.workbench import Workbench
-from tests.benchmarks.shipped import ask_with, attached_task, needles, on_shipped_models, share
+from tests.benchmarks.shipped import ask_chosen, attached_task, needles, on_shipped_models, share
 
 TASK = "Answer the question with one word only."
 CASES, TOKENS, REPLY = 40, 256, 32
@@ -48,8 +48,7 @@ def replies(bench: Workbench, cases: int) -> dict[str, list[Reply]]:
     for document, fact in track(needles(bench, maker, cases), "asking", cases, console=Console(stderr=True)):
         columns = ([document], [form], [document, form], [document, replace(form, scale=0.5)])
         for name, uses in zip(COLUMNS, columns, strict=True):
-            chosen = bench.choose([fact.question], uses, engine).uses
-            reply = ask_with(engine, chosen, fact.question, REPLY)
+            reply = ask_chosen(engine, bench.choose([fact.question], uses, engine), fact.question, REPLY)
             found[name].append(Reply(holds_value(reply, fact.value), len(reply.split()) == 1))
     return found
 

@@ -128,6 +128,16 @@ async def test_of_a_long_document_the_chunk_that_is_asked_about_answers_and_is_n
         assert "localhyper" not in plain
 
 
+@pytest.mark.parametrize("told", [[], [{"role": "system", "content": "Be brief."}]])
+async def test_a_task_is_asked_without_the_templates_own_system_message(told: list[dict[str, str]]) -> None:
+    with scripted(choosing=lambda cancel: lambda questions, uses, engine: Choice(tuple(uses), bare=True)) as server:
+        messages = [*told, {"role": "user", "content": "Who?"}]
+        reply = await server.client().post("/v1/chat/completions", json={"model": "tiny+rules", "messages": messages})
+        assert reply.status_code == 200
+        wanted = "Be brief." if told else ""
+        assert server.engine.prompts[-1].startswith(f"<|im_start|>system\n{wanted}<|im_end|>\n<|im_start|>user\nWho?")
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_question_is_read_with_what_it_needs_of_the_conversation_and_the_reply_says_so(stream: bool) -> None:
     def choose(questions: Sequence[str], uses: Sequence[AdapterUse], engine: Engine) -> Choice:

@@ -41,6 +41,20 @@ def test_ask_streams_and_remembers_both_sides() -> None:
     )
 
 
+def test_whoever_chooses_may_leave_out_the_templates_own_system_message() -> None:
+    engine = FakeEngine(["yes"] * 4)
+    session = ChatSession(engine, choose=lambda questions, uses, chosen: Choice((), bare=len(questions) < 3))
+    for text in ("How long?", "Really?", "Sure?"):
+        read(session.ask(text))
+    assert [prompt.count("<|im_start|>system\n<|im_end|>\n") for prompt in engine.prompts] == [1, 1, 0]
+    assert all(prompt.startswith("<|im_start|>system") for prompt in engine.prompts[:2])
+    session.system = "Be brief."
+    session.reset()
+    read(session.ask("How long?"))
+    assert engine.prompts[-1].startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n")
+    assert not [message for message in session.messages if message.role == "system"]
+
+
 def test_a_cancelled_reply_stays_as_far_as_it_came() -> None:
     cancel = CancelToken()
     session = ChatSession(FakeEngine(["one two three"]))
