@@ -78,7 +78,7 @@ def squad(
     cases_file: CasesOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Reading comprehension: F1, exact match, ROUGE-L and log-likelihood of the answers, with 95 % intervals.
+    """Reading comprehension: F1, exact match, answers in replies, ROUGE-L and log-likelihood, with 95 % intervals.
 
     Each question is asked without the document, with it in the prompt, with its adapter, and with another one's. Long
     documents take long to read into the prompt: --documents and --context-tokens bound the time, --max-tokens 128 makes

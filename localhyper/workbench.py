@@ -502,8 +502,8 @@ class Workbench:
 
     def _only_tasks(self, uses: Sequence[AdapterUse]) -> bool:
         """Whether adapters made of task descriptions act, and no others."""
-        acting = [self._row_of(use.path) for use in uses if use.scale != 0]
-        return bool(acting) and all(info is not None and info.kind == "task" for info in acting)
+        acting = {use.path for use in uses if use.scale != 0}
+        return bool(acting) and acting <= {info.path for info in self.library.list() if info.kind == "task"}
 
     def _row_of(self, path: Path) -> AdapterInfo | None:
         return next((info for info in self.library.list() if info.path == path), None)
