@@ -8,6 +8,7 @@ of a question's own paragraph are negatives, too: what stands around an answer l
 from __future__ import annotations
 
 import random
+import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -23,6 +24,8 @@ from localhyper.export.data_files import hold_out, read_reading
 from localhyper.export.search_config import SearchDataConfig
 from localhyper.export.texts import Example
 from localhyper.full_text import any_word
+
+COMMON = 2000  # contexts with a word from which on it tells little of them, and BM25 reads long lists for it
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,11 @@ def _search_set(cut: Sequence[Sequence[Example]], config: SearchDataConfig, seed
     chunks = [chunk for parts in cut for chunk in parts]
     begins = np.cumsum([0, *map(len, cut)]).tolist()
     with closing(_index(chunks)) as index:
+        common = _common(index)
         for begin, parts in zip(begins, cut, strict=False):
             pairs = [(begin + place, pair) for place, chunk in enumerate(parts) for pair in chunk.pairs]
             for number, pair in rng.sample(pairs, min(config.questions, len(pairs))):
-                alike = _alike(index, pair.question, config.negatives)
+                alike = _alike(index, pair.question, common, config.negatives)
                 others = [n for n in alike if n != number and pair.answer.lower() not in chunks[n].text.lower()]
                 around = [n for n in range(begin, begin + len(parts)) if n != number]
                 asked.append(Asked(pair.question, number, others, around))
@@ -95,8 +99,15 @@ def _index(examples: Sequence[Example]) -> sqlite3.Connection:
     return connection
 
 
-def _alike(index: sqlite3.Connection, question: str, most: int) -> list[int]:
-    match = any_word(question)
+def _common(index: sqlite3.Connection) -> frozenset[str]:
+    """Words that many contexts have."""
+    index.execute("CREATE VIRTUAL TABLE words USING fts5vocab(contexts, row)")
+    return frozenset(word for (word,) in index.execute("SELECT term FROM words WHERE doc > ?", [COMMON]))
+
+
+def _alike(index: sqlite3.Connection, question: str, common: frozenset[str], most: int) -> list[int]:
+    rare = " ".join(word for word in re.findall(r"\w+", question.casefold()) if word not in common)
+    match = any_word(rare or question)
     if not match:
         return []
     found = index.execute(

@@ -20,6 +20,7 @@ from localhyper.progress import CancelToken, Progress, ProgressCallback
 
 ETA_WINDOW = 8
 ETA_AFTER = 3
+TOGETHER = 256  # tokens of the chunks that are read at once: few enough to stop soon and to keep in memory
 
 
 @dataclass
@@ -43,27 +44,31 @@ class AttachSteps:
         """So much of a stage is done."""
         self.progress(Progress(stage, done, total, self.title, self._left))
 
-    def over(self, chunks: Sequence[Chunk], first: int = 0) -> Iterator[tuple[int, Chunk]]:
-        """Chunks with their places, from place `first` on, each of which the caller reads and works up.
+    def read(
+        self, engine: Engine, info: BundleInfo, chunks: Sequence[Chunk], first: int = 0
+    ) -> Iterator[tuple[int, Chunk, Activations]]:
+        """Chunks with their places and activations, from place `first` on, which the caller works up.
 
         Raises:
+            ContextError: A chunk is longer than the model's window.
             Cancelled: `cancel` was set.
         """
-        eta, total = _MovingEta(), len(chunks)
-        for place in range(first, total):
+        eta, place, total = _MovingEta(), first, len(chunks)
+        for group in groups(chunks[first:], TOGETHER):
             self.cancel.check()
             self._left = eta.seconds(total - place)
             self.report("encode", place, total)
             started = time.monotonic()
-            yield place, chunks[place]
-            eta.add(time.monotonic() - started)
+            with self.timed("encode"):
+                found = encode_chunks(engine, info, [chunk.token_ids for chunk in group], self.cancel)
+            for chunk, activations in zip(group, found, strict=True):
+                self.cancel.check()
+                self.report("generate", place, total)
+                yield place, chunk, activations
+                place += 1
+            eta.add(time.monotonic() - started, len(group))
         self._left = None
         self.report("generate", total, total)
-
-    def encode(self, engine: Engine, info: BundleInfo, chunk: Chunk) -> Activations:
-        """`encode_chunk`, timed."""
-        with self.timed("encode"):
-            return encode_chunk(engine, info, chunk.token_ids, self.cancel)
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -75,20 +80,38 @@ class AttachSteps:
             self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
 
 
-def encode_chunk(engine: Engine, info: BundleInfo, ids: TokenArray, cancel: CancelToken) -> Activations:
-    """Activations of a chunk's tokens; those of prefix and suffix round it are dropped unless they are read.
+def groups(chunks: Sequence[Chunk], tokens: int) -> Iterator[Sequence[Chunk]]:
+    """Chunks in their order, as many together as have at most so many tokens, at least one."""
+    start, held = 0, 0
+    for end, chunk in enumerate(chunks):
+        held += len(chunk.token_ids)
+        if held > tokens and end > start:
+            yield chunks[start:end]
+            start, held = end, len(chunk.token_ids)
+    if start < len(chunks):
+        yield chunks[start:]
+
+
+def encode_chunks(
+    engine: Engine, info: BundleInfo, chunks: Sequence[TokenArray], cancel: CancelToken
+) -> list[Activations]:
+    """Activations of the chunks' tokens; those of prefix and suffix round each are dropped unless they are read.
 
     Raises:
-        ContextError: The chunk is longer than the model's window.
+        ContextError: A chunk is longer than the model's window.
         Cancelled: `cancel` was set.
     """
     before = engine.tokenize(info.prefix, special=True) if info.prefix else np.empty(0, np.int32)
     after = engine.tokenize(info.suffix, special=True) if info.suffix else np.empty(0, np.int32)
-    whole = engine.encode(np.concatenate([before, ids, after]).astype(np.int32), info.capture, cancel=cancel)
+    wholes = [np.concatenate([before, ids, after]).astype(np.int32) for ids in chunks]
+    found = engine.encode_together(wholes, info.capture, cancel=cancel)
     if info.reads_prefix:
-        return whole
-    inside = slice(len(before), len(before) + len(ids))
-    return Activations(np.ascontiguousarray(whole.hidden[:, inside]), np.ascontiguousarray(whole.ffn[:, inside]))
+        return found
+    own = [slice(len(before), len(before) + len(ids)) for ids in chunks]
+    return [
+        Activations(np.ascontiguousarray(one.hidden[:, inside]), np.ascontiguousarray(one.ffn[:, inside]))
+        for one, inside in zip(found, own, strict=True)
+    ]
 
 
 class _MovingEta:
@@ -98,9 +121,9 @@ class _MovingEta:
         self._seconds: deque[float] = deque(maxlen=ETA_WINDOW)
         self._count = 0
 
-    def add(self, seconds: float) -> None:
-        self._seconds.append(seconds)
-        self._count += 1
+    def add(self, seconds: float, chunks: int) -> None:
+        self._seconds.extend([seconds / chunks] * chunks)
+        self._count += chunks
 
     def seconds(self, left: int) -> float | None:
         if self._count < ETA_AFTER:

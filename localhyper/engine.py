@@ -219,6 +219,17 @@ class Engine(Protocol):
         """
         ...
 
+    def encode_together(
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+    ) -> list[Activations]:
+        """`encode` of each of several sequences, none of which sees another; faster than one after the other.
+
+        Raises:
+            ContextError: One has more tokens than the encode context holds.
+            Cancelled: `cancel` was set.
+        """
+        ...
+
     def set_adapters(self, adapters: Sequence[AdapterUse]) -> None:
         """Make exactly these adapters act on the chat context; files are checked first, KV state is never stale.
 

@@ -8,11 +8,13 @@ assert on (and so end the process) is checked here first.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
 from localhyper.base_header import BaseHeader, read_base_header
 from localhyper.chat_template import ChatTemplate
@@ -38,6 +40,7 @@ from localhyper.progress import CancelToken
 from localhyper.respelling import Respeller
 
 SMALLEST_CONTEXT = 64
+MOST_TOGETHER = 32  # sequences in one batch
 _CONTEXT_STEP = 256  # llama.cpp rounds contexts up to this
 _OVERHEAD_BYTES = 64 << 20  # graphs, tokenizer tables, scratch
 _CONTENT_MARK = "\ue000{}\ue001"  # private-use characters: no template and no vocabulary gives them a meaning
@@ -122,39 +125,80 @@ class LlamaEngine:
             ContextError: More tokens than the model's window.
             Cancelled: `cancel` was set.
         """
+        return self.encode_together([ids], capture, cancel=cancel)[0]
+
+    def encode_together(
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+    ) -> list[Activations]:
+        """`encode` of each; short ones go through the model in one batch, which is faster than one after the other.
+
+        Raises:
+            ContextError: One has more tokens than the model's window.
+            Cancelled: `cancel` was set.
+        """
         self._check_capture(capture)
-        tokens = self._checked_ids(ids)
+        checked = [self._checked_length(self._checked_ids(ids)) for ids in parts]
+        # The last block computes only the rows whose logits are wanted, so there all rows must be.
+        all_rows = capture.last_block >= self.info.block_count - 1
+        context = self._encode_context(max(map(len, checked), default=0), all_rows)
+        most, found = context.outputs if all_rows else context.batch, []
+        for group in _groups(checked, most, context.sequences):
+            found += self._encode_group(context, group, capture, all_rows, cancel or CancelToken())
+        return found
+
+    def _checked_length(self, tokens: TokenArray) -> TokenArray:
         if len(tokens) > self.info.context_length:
             raise ContextError(
                 f"{len(tokens)} tokens to encode, the window of `{self.info.name}` is {self.info.context_length}",
                 "use smaller chunks",
             )
-        # The last block computes only the rows whose logits are wanted, so there all rows must be.
-        all_rows = capture.last_block >= self.info.block_count - 1
-        context = self._encode_context(len(tokens), all_rows)
-        stop = cancel or CancelToken()
-        self._capture.begin(capture, len(tokens), lambda: context.interrupted or stop.cancelled)
+        return tokens
+
+    def _encode_group(
+        self,
+        context: NativeContext,
+        group: Sequence[TokenArray],
+        capture: CaptureSpec,
+        all_rows: bool,
+        cancel: CancelToken,
+    ) -> list[Activations]:
+        """Several sequences of at most a batch in all, or one of any length."""
+        ends = np.cumsum([len(part) for part in group])
+        self._capture.begin(capture, int(ends[-1]), lambda: context.interrupted or cancel.cancelled)
         try:
             if capture.taps or capture.ffn_blocks:
-                self._run_capture(context, tokens, all_rows, stop)
-            return self._capture.result()
+                self._run_capture(context, group, all_rows, cancel)
+            both = self._capture.result()
+            if len(group) == 1:
+                return [both]
+            hidden, ffn = (np.split(array, ends[:-1], axis=1) for array in (both.hidden, both.ffn))
+            copies = zip(map(np.ascontiguousarray, hidden), map(np.ascontiguousarray, ffn), strict=True)
+            return [Activations(*copy) for copy in copies]
         finally:
             self._capture.release()
             context.clear()
 
-    def _run_capture(self, context: NativeContext, tokens: TokenArray, all_rows: bool, cancel: CancelToken) -> None:
-        step = context.outputs if all_rows else context.batch
+    def _run_capture(
+        self, context: NativeContext, group: Sequence[TokenArray], all_rows: bool, cancel: CancelToken
+    ) -> None:
+        if len(group) > 1:
+            count = sum(map(len, group))
+            self._capture.expect(0, count)
+            self._captured(context, lambda: context.decode_together(group, _wanted(count, all_rows)), cancel)
+            return
+        step, tokens = context.outputs if all_rows else context.batch, group[0]
         for start in range(0, len(tokens), step):
             part = tokens[start : start + step]
-            wanted = np.full(len(part), all_rows)
-            wanted[-1] = True
             self._capture.expect(start, len(part))
-            with context.abort_when(lambda: cancel.cancelled):  # between two captured nodes only this can stop it
-                status = context.decode(part, start, wanted)
-            cancel.check()
-            self._capture.finish_batch()
-            if status != 0:
-                raise ModelError(f"llama.cpp failed with status {status} while encoding", "the log file says why")
+            self._captured(context, partial(context.decode, part, start, _wanted(len(part), all_rows)), cancel)
+
+    def _captured(self, context: NativeContext, decode: Callable[[], int], cancel: CancelToken) -> None:
+        with context.abort_when(lambda: cancel.cancelled):  # between two captured nodes only this can stop it
+            status = decode()
+        cancel.check()
+        self._capture.finish_batch()
+        if status != 0:
+            raise ModelError(f"llama.cpp failed with status {status} while encoding", "the log file says why")
 
     def _check_capture(self, capture: CaptureSpec) -> None:
         blocks = self.info.block_count
@@ -181,6 +225,7 @@ class LlamaEngine:
             room,
             self._threads,
             outputs=outputs,
+            sequences=MOST_TOGETHER,
             flash_attention=self._config.flash_attention,
             kv_type=self._config.kv_type,
             eval_callback=self._capture.callback,
@@ -368,6 +413,23 @@ class LlamaEngine:
             self._model.close()
             self._model = None
         self._adapters, self._in_force = (), ()
+
+
+def _groups(parts: Sequence[TokenArray], most: int, count: int) -> Iterator[Sequence[TokenArray]]:
+    """Parts in their order, so many of at most `most` tokens in all together; a longer one by itself."""
+    group: list[TokenArray] = []
+    for part in parts:
+        if group and (len(group) == count or sum(map(len, group)) + len(part) > most):
+            yield group
+            group = []
+        group.append(part)
+    if group:
+        yield group
+
+
+def _wanted(count: int, all_rows: bool) -> NDArray[np.bool_]:
+    """Of which tokens of a batch logits are wanted: llama.cpp insists on one."""
+    return np.arange(count) >= (0 if all_rows else count - 1)
 
 
 def _chat_window(info: BaseModelInfo, config: EngineConfig) -> int:

@@ -193,15 +193,17 @@ class NativeContext:
         threads: tuple[int, int],
         *,
         outputs: int = MAX_OUTPUTS,
+        sequences: int = 1,
         flash_attention: bool = True,
         kv_type: str = "f16",
         eval_callback: Callable[[int, bool, object], bool] | None = None,
     ) -> None:
         self._llama = llama = library()
         params = llama.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = n_ctx, 1
+        params.n_ctx, params.n_seq_max = n_ctx, sequences
+        params.kv_unified = sequences > 1  # they share the cache, and a batch stays in its order
         params.n_batch = params.n_ubatch = min(MAX_BATCH, n_ctx)
-        params.n_outputs_max = min(outputs, params.n_batch)
+        params.n_outputs_max = min(max(outputs, sequences), params.n_batch)  # llama.cpp asserts on fewer than sequences
         params.n_threads, params.n_threads_batch = threads
         params.type_k = params.type_v = KV_TYPES[kv_type]
         params.flash_attn_type = -1 if flash_attention else 0  # -1 = where the backend has it
@@ -210,6 +212,7 @@ class NativeContext:
             params.cb_eval = self._eval_callback
         self.batch = int(params.n_batch)
         self.outputs = int(params.n_outputs_max)
+        self.sequences = sequences
         self._vocab_size = model.vocab_size
         self.pointer: Any = None
         self._interrupt = DeferredInterrupt()
@@ -233,15 +236,31 @@ class NativeContext:
         """
         tokens = np.ascontiguousarray(ids, np.int32)
         count = len(tokens)
+        return self._decode(tokens, np.arange(start, start + count, dtype=np.int32), [0] * count, wanted)
+
+    def decode_together(self, parts: Sequence[TokenArray], wanted: NDArray[np.bool_]) -> int:
+        """The same of several sequences in one graph, each from position 0, none of which sees another.
+
+        At most `sequences` of them, `batch` tokens in all; nodes have their tokens one after the other.
+        """
+        tokens = np.ascontiguousarray(np.concatenate(parts), np.int32)
+        positions = np.concatenate([np.arange(len(part), dtype=np.int32) for part in parts])
+        own = [number for number, part in enumerate(parts) for _ in part]
+        return self._decode(tokens, positions, own, wanted)
+
+    def _decode(
+        self, tokens: TokenArray, positions: NDArray[np.int32], own: Sequence[int], wanted: NDArray[np.bool_]
+    ) -> int:
+        """One batch; `own` says of each token which sequence it is of."""
+        count = len(tokens)
         flags = np.ascontiguousarray(wanted, np.int8)
-        positions = np.arange(start, start + count, dtype=np.int32)
-        sequence = ctypes.c_int32(0)
+        numbers = [ctypes.pointer(ctypes.c_int32(number)) for number in range(self.sequences)]
         batch = self._llama.llama_batch(
             n_tokens=count,
             token=tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
             pos=positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
             n_seq_id=(ctypes.c_int32 * count)(*([1] * count)),
-            seq_id=(ctypes.POINTER(ctypes.c_int32) * count)(*([ctypes.pointer(sequence)] * count)),
+            seq_id=(ctypes.POINTER(ctypes.c_int32) * count)(*[numbers[number] for number in own]),
             logits=flags.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
         with DeferredInterrupt() as self._interrupt:

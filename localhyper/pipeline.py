@@ -234,9 +234,7 @@ class _Attach:
         parts = [*chunks, said] if said is not None else chunks
         beside = self._open_beside(self._work_key("parts", cut), len(parts))
         done = beside.count(len(parts)) if self._options.cache_dir is not None else 0
-        for place, part in steps.over(parts, done):
-            activations = steps.encode(self._engine, self._hypernetwork.info, part)
-            steps.report("generate", place, len(parts))
+        for _, part, activations in steps.read(self._engine, self._hypernetwork.info, parts, done):
             with steps.timed("generate"):
                 weights = alone.generate(activations, 1)
             with steps.timed("chunk_adapters"):

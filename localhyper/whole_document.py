@@ -95,9 +95,7 @@ class ChunkSum:
         added = saved = first
         saved_at = time.monotonic()
         try:
-            for place, part in steps.over(self.parts, first):
-                activations = steps.encode(self._engine, self.makes.info, part)
-                steps.report("generate", place, total)
+            for place, part, activations in steps.read(self._engine, self.makes.info, self.parts, first):
                 self._add(part, activations, beside)
                 added = place + 1
                 if time.monotonic() - saved_at > CHECKPOINT_SECONDS and added < total:

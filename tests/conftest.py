@@ -54,6 +54,12 @@ def paths(home: Path) -> Paths:
     return get_paths(home)
 
 
+@pytest.fixture
+def one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks are read each for itself, so that a run can be stopped between any two of a short document."""
+    monkeypatch.setattr("localhyper.attach_steps.TOGETHER", 1)
+
+
 @pytest.fixture(scope="session")
 def default_model_path() -> Path:
     """The file of the default base model, which `make test` fetches."""

@@ -133,6 +133,12 @@ class FakeEngine:
             ffn=self._noise("ffn", capture.ffn_blocks, ids, self._info.ffn_size),
         )
 
+    def encode_together(
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+    ) -> list[Activations]:
+        """One after the other."""
+        return [self.encode(ids, capture, cancel=cancel) for ids in parts]
+
     @staticmethod
     def _noise(kind: str, rows: Sequence[int], ids: TokenArray, width: int) -> FloatArray:
         out = np.empty((len(rows), len(ids), width), np.float32)

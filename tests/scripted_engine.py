@@ -61,6 +61,12 @@ class ScriptedEngine:
         ffn = np.stack(inner) if inner else np.empty((0, len(ids), FFN), np.float32)
         return Activations(hidden, ffn)
 
+    def encode_together(
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+    ) -> list[Activations]:
+        """One after the other."""
+        return [self.encode(ids, capture, cancel=cancel) for ids in parts]
+
     def set_adapters(self, adapters: Sequence[AdapterUse]) -> None:
         """Remember them."""
         self.adapters = tuple(adapters)

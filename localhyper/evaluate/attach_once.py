@@ -6,7 +6,8 @@ file is what `localhyper attach --rank R` writes. Knows no questions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -30,7 +31,6 @@ class _OnceEngine:
     def __init__(self, engine: Engine, folder: Path) -> None:
         self._engine, self._folder = engine, folder
         self._encoded: dict[bytes, Activations] = {}
-        self.chunk = b""
 
     @property
     def info(self) -> BaseModelInfo:
@@ -45,16 +45,20 @@ class _OnceEngine:
         """As the engine does."""
         return self._engine.detokenize(ids)
 
-    def encode(self, ids: TokenArray, capture: CaptureSpec, *, cancel: CancelToken | None = None) -> Activations:
+    def encode_together(
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+    ) -> list[Activations]:
         """As the engine does the first time; from the disk again."""
-        self.chunk = ids.tobytes()
-        if self.chunk not in self._encoded:
-            made, number = self._engine.encode(ids, capture, cancel=cancel), len(self._encoded)
-            self._encoded[self.chunk] = Activations(
+        new = {ids.tobytes(): ids for ids in parts if ids.tobytes() not in self._encoded}
+        for key, made in zip(
+            new, self._engine.encode_together(list(new.values()), capture, cancel=cancel), strict=True
+        ):
+            number = len(self._encoded)
+            self._encoded[key] = Activations(
                 _on_disk(self._folder / f"{number}.hidden.npy", made.hidden),
                 _on_disk(self._folder / f"{number}.ffn.npy", made.ffn),
             )
-        return self._encoded[self.chunk]
+        return [self._encoded[ids.tobytes()] for ids in parts]
 
 
 def _on_disk(path: Path, array: FloatArray) -> FloatArray:
@@ -67,8 +71,8 @@ def _on_disk(path: Path, array: FloatArray) -> FloatArray:
 class _OnceHypernetwork:
     """A `Hypernetwork` that generates for each chunk once and keeps the weights on the disk, many times the text."""
 
-    def __init__(self, hypernetwork: Hypernetwork, engine: _OnceEngine, folder: Path) -> None:
-        self._hypernetwork, self._engine, self._folder = hypernetwork, engine, folder
+    def __init__(self, hypernetwork: Hypernetwork, folder: Path) -> None:
+        self._hypernetwork, self._folder = hypernetwork, folder
         self._known: dict[bytes, LoraWeights] = {}
 
     @property
@@ -89,11 +93,12 @@ class _OnceHypernetwork:
             return self
         folder = self._folder / "alone"
         folder.mkdir(exist_ok=True)
-        return _OnceHypernetwork(alone, self._engine, folder)
+        return _OnceHypernetwork(alone, folder)
 
     def generate(self, activations: Activations, chunks: int = 1) -> LoraWeights:
-        """The weights of the chunk that was encoded last."""
-        chunk = self._engine.chunk
+        """As the hypernetwork does the first time; from the disk again."""
+        chunk = hashlib.sha256(activations.hidden.tobytes()).digest()
+        chunk += hashlib.sha256(activations.ffn.tobytes()).digest()
         if chunk not in self._known:
             self._known[chunk] = self._mapped(self._hypernetwork.generate(activations, chunks))
         return self._known[chunk]
@@ -133,7 +138,7 @@ class AttachOnce:
         """Keep everything in `folder`, which exists and is the caller's to delete."""
         self._document, self._folder, self._cancel = document, folder, cancel
         self._engine = _OnceEngine(engine, folder)
-        self._hypernetwork = _OnceHypernetwork(hypernetwork, self._engine, folder)
+        self._hypernetwork = _OnceHypernetwork(hypernetwork, folder)
 
     def adapter(self, rank: int) -> AdapterInfo:
         """What `localhyper attach --rank RANK` makes, in a library of its own; 0 = no recompression.

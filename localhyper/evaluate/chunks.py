@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from localhyper.attach_steps import encode_chunk
+from localhyper.attach_steps import encode_chunks
 from localhyper.chunk_keys import ChunkKeys, decide, in_memory, read_question
 from localhyper.chunking import Chunk, cut_document
 from localhyper.engine import Engine
@@ -232,7 +232,8 @@ class _Searcher:
         info = self._network.info
         said = overview_chunk(document, len(chunks), self._engine.tokenize, info.chunk_tokens)
         parts = [*chunks, said] if said is not None else chunks
-        made = [head.keys(encode_chunk(self._engine, info, part.token_ids, self._cancel).hidden) for part in parts]
+        ids = [part.token_ids for part in parts]
+        made = [head.keys(read.hidden) for read in encode_chunks(self._engine, info, ids, self._cancel)]
         return in_memory(head.maps, info, made)
 
     def _ask(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +44,11 @@ class Spy:
     def encode(self, ids: TokenArray, capture: CaptureSpec, *, cancel: CancelToken | None = None) -> Activations:
         self.encoded.append(ids.tolist())
         return self.engine.encode(ids, capture, cancel=cancel)
+
+    def encode_together(
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+    ) -> list[Activations]:
+        return [self.encode(ids, capture, cancel=cancel) for ids in parts]
 
 
 def control_ids(engine: LlamaEngine, path: Path) -> set[int]:

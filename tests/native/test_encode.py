@@ -73,6 +73,40 @@ def test_more_tokens_than_one_batch_are_all_captured(engine: LlamaEngine, spec: 
     close_to(engine.encode(ids, CaptureSpec(taps=(2,))).hidden[0], reference.taps[2])
 
 
+@pytest.mark.parametrize("capture", [EVERYTHING, CaptureSpec(taps=(0, 1), ffn_blocks=(0,))])
+def test_sequences_read_together_do_not_see_each_other(
+    engine: LlamaEngine, spec: TinySpec, capture: CaptureSpec
+) -> None:
+    """Short ones, more than fit into a batch, an empty one, and one longer than a batch among them."""
+    ids = np.concatenate([engine.tokenize(TEXT)] * 20)
+    lengths = (5, 30, 0, 17, 700, 1, *range(20, 60, 3), *[2] * 40, 64)
+    parts = [ids[7 * place :][:length] for place, length in enumerate(lengths)]
+    found = engine.encode_together(parts, capture)
+    assert len(found) == len(parts)
+    for part, got in zip(parts, found, strict=True):
+        alone = engine.encode(part, capture)
+        assert got.hidden.flags.c_contiguous and got.ffn.flags.c_contiguous
+        for wanted, array in ((alone.hidden, got.hidden), (alone.ffn, got.ffn)):
+            assert array.shape == wanted.shape
+            assert np.abs(array - wanted).max(initial=0) <= 1e-3 * np.abs(wanted).max(initial=0)
+    reference = reference_forward(spec, parts[3])
+    close_to(found[3].hidden[1], reference.taps[capture.taps[1]])
+    assert engine.encode_together([], capture) == []
+
+
+def test_a_stop_among_sequences_leaves_the_engine_usable(engine: LlamaEngine) -> None:
+    parts = [engine.tokenize(TEXT), engine.tokenize("Another one.")]
+    before = engine.encode_together(parts, EVERYTHING)
+    cancel = CancelToken()
+    cancel.cancel()
+    with pytest.raises(Cancelled):
+        engine.encode_together(parts, EVERYTHING, cancel=cancel)
+    with pytest.raises(ModelError, match="vocabulary"):
+        engine.encode_together([parts[0], np.array([100000], np.int32)], EVERYTHING)
+    again = engine.encode_together(parts, EVERYTHING)
+    assert all(np.array_equal(one.hidden, other.hidden) for one, other in zip(before, again, strict=True))
+
+
 def test_flash_attention_stays_within_one_percent(tmp_path: Path, spec: TinySpec) -> None:
     with LlamaEngine.load(write_tiny_gguf(tmp_path / "m.gguf", spec), replace(EXACT, flash_attention=True)) as engine:
         ids = np.concatenate([engine.tokenize(TEXT)] * 20)[:700]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from localhyper.attach_steps import encode_chunk
+from localhyper.attach_steps import encode_chunks
 from localhyper.chunk_keys import ChunkKeys, in_memory, read_question
 from localhyper.chunking import Chunk
 from localhyper.database import Database
@@ -90,7 +90,8 @@ def keys_of(engine: Engine, texts: Iterable[str]) -> ChunkKeys:
     net = OnnxHypernetwork.load(path, threads=1, expected_base=engine.info)
     head = net.alone.search_head()
     assert head is not None and head.parts is not None, "the shipped bundle has two search heads"
-    made = [head.keys(encode_chunk(engine, net.info, engine.tokenize(text), CancelToken()).hidden) for text in texts]
+    ids = [engine.tokenize(text) for text in texts]
+    made = [head.keys(read.hidden) for read in encode_chunks(engine, net.info, ids, CancelToken())]
     return in_memory(head.maps, net.alone.info, made)
 
 

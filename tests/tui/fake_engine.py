@@ -164,6 +164,11 @@ class FakeEngine:
         hidden = noise((len(capture.taps), len(ids), self.info.hidden_size)).astype(np.float32)
         return Activations(hidden, noise((len(capture.ffn_blocks), len(ids), self.info.ffn_size)).astype(np.float32))
 
+    def encode_together(
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+    ) -> list[Activations]:
+        return [self.encode(ids, capture, cancel=cancel) for ids in parts]
+
     def render(self, messages: Sequence[ChatMessage]) -> str:
         return "".join(f"{message.role}: {message.content}\n" for message in messages)
 

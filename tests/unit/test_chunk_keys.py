@@ -36,6 +36,8 @@ from localhyper.sources.document import Document
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, search_arrays, write
 
+pytestmark = pytest.mark.usefixtures("one_chunk_at_a_time")
+
 TINY = TinyBundle()
 COUNTING = TinyBundle(bias=False, metric=False, chunks=True)
 # Sixteen words a chunk: what is asked for stands in the second, third and fourth one.

@@ -22,6 +22,8 @@ from localhyper.sources.document import Document
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, bias_arrays, write
 
+pytestmark = pytest.mark.usefixtures("one_chunk_at_a_time")
+
 
 def document(words: int = 60, title: str = "Long words", seed: int = 0) -> Document:
     """A document of made-up words, some of them again and again."""

@@ -23,6 +23,8 @@ from localhyper.whole_document import make_whole
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, search_arrays, write
 
+pytestmark = pytest.mark.usefixtures("one_chunk_at_a_time")
+
 CUT = TinyBundle(
     chunk_tokens=48,
     floor=True,
