@@ -61,7 +61,9 @@ class AttachSteps:
             started = time.monotonic()
             with self.timed("encode"):
                 found = encode_chunks(engine, info, [chunk.token_ids for chunk in group], self.cancel)
-            for chunk, activations in zip(group, found, strict=True):
+            for number, (chunk, activations) in enumerate(zip(group, found, strict=True)):
+                if number:  # whoever is told counts chunks
+                    self.report("encode", place, total)
                 self.cancel.check()
                 self.report("generate", place, total)
                 yield place, chunk, activations

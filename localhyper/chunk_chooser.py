@@ -159,7 +159,8 @@ class ChunkChooser:
             found = keys.match(hidden)
             beside = np.array([of_question.get((info.id, chunk), 0.0) for chunk in range(len(parts))], np.float32)
             together += np.float32(weight) * keys.beside_words(found, beside, info.chunks)
-            parts += np.float32(weight) * keys.parts_beside_words(keys.match_parts(hidden, found), beside)
+            closer = keys.match_parts(hidden, found, info.chunks)
+            parts += np.float32(weight) * keys.parts_beside_words(closer, beside)
             closest += np.float32(weight) * found.scores
             most += weight * found.most
         if source and not says_enough(most):

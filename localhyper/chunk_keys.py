@@ -111,7 +111,7 @@ class ChunkKeys:
         return base.fingerprint == self.base_fingerprint and sizes and all(0 <= tap <= base.block_count for tap in taps)
 
     def scores(self, text: str, engine: Engine) -> FloatArray:
-        """What each chunk has to do with a question, float32 [chunks]: a softmax of it is how likely it is the one.
+        """What each chunk by itself has to do with a question, float32 [chunks]: a softmax is how likely it is the one.
 
         Raises:
             ModelError: The base model cannot read it.
@@ -123,11 +123,17 @@ class ChunkKeys:
         """What each chunk has to do with a question that was read already, float32 [taps, tokens, hidden]."""
         return match(self.question, hidden, self.keys, self.starts)
 
-    def match_parts(self, hidden: FloatArray, found: Match) -> Match:
-        """The same by what tells chunks apart; `found`, which `match` gave, where nothing else does."""
-        if self.parts is None or self.parts_keys is None:
-            return found
-        return match(self.parts, hidden, self.parts_keys, self.starts)
+    def match_parts(self, hidden: FloatArray, found: Match, chunks: int = 0) -> Match:
+        """The same by what tells chunks apart.
+
+        Args:
+            hidden: The question, read.
+            found: What `match` gave for it.
+            chunks: How many there are, without the overview: each may go on from the one before it; 0 = none does.
+        """
+        if self.parts is not None and self.parts_keys is not None:
+            return match(self.parts, hidden, self.parts_keys, self.starts, chunks)
+        return match(self.question, hidden, self.keys, self.starts, chunks) if chunks > 1 else found
 
     def is_related(self, found: Match, chunks: int) -> bool:
         """Whether a question is about the document, by the closest of its chunks or by its overview.

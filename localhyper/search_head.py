@@ -19,6 +19,7 @@ from localhyper.errors import HypernetworkError
 from localhyper.lora import FloatArray
 
 NORM_EPSILON = 1e-5
+LOOKBACK = 0.15  # cosine that a token of the chunk before counts for less; docs/decisions/0029 has what chose it
 MAX_WIDTH = 1 << 10  # of a key
 # docs/decisions/0021 has what these come from.
 LEAST_SAID = 38.0  # of less, as in "Who keeps it?", nobody could tell what it is about
@@ -118,12 +119,14 @@ class Match:
     most: float
 
 
-def match(question: QuestionMap, hidden: FloatArray, keys: FloatArray, starts: NDArray[np.intp]) -> Match:
+def match(
+    question: QuestionMap, hidden: FloatArray, keys: FloatArray, starts: NDArray[np.intp], following: int = 0
+) -> Match:
     """What chunks have to do with a question, read as activations float32 [taps, tokens, hidden]; see `max_sim`."""
     if not hidden.shape[1]:
         return Match(np.zeros(len(starts), np.float32), 0.0)
     read = question.read(hidden)
-    return Match(max_sim(read, keys, starts), float(np.linalg.norm(read, axis=1).sum()))
+    return Match(max_sim(read, keys, starts, following), float(np.linalg.norm(read, axis=1).sum()))
 
 
 def make_head(mean: FloatArray, document: FloatArray, question: FloatArray, scalars: FloatArray) -> SearchHead:
@@ -157,15 +160,23 @@ def features(hidden: FloatArray) -> FloatArray:
     return np.ascontiguousarray(normed.transpose(1, 0, 2).reshape(hidden.shape[1], -1), dtype=np.float32)
 
 
-def max_sim(question: FloatArray, keys: FloatArray, starts: NDArray[np.intp]) -> FloatArray:
+def max_sim(question: FloatArray, keys: FloatArray, starts: NDArray[np.intp], following: int = 0) -> FloatArray:
     """Scores of chunks, float32 [chunks].
+
+    Of a text, what a sentence is about often stands in the one before ("The commission focused on …"). So what is not
+    found in a chunk may be found before it, for less: `LOOKBACK` of a cosine with each chunk further back.
 
     Args:
         question: Weighed keys of a question, float32 [m, d].
         keys: Keys of all chunks, one after the other, float32 [n, d].
         starts: Row that each chunk begins with, ascending from 0, each below n.
+        following: How many of the first chunks follow each other in one text.
     """
-    total: FloatArray = np.maximum.reduceat(keys @ question.T, starts, axis=0).sum(1)
+    closest = np.maximum.reduceat(keys @ question.T, starts, axis=0)
+    less = np.float32(LOOKBACK) * np.linalg.norm(question, axis=1)
+    for chunk in range(1, following):
+        np.maximum(closest[chunk], closest[chunk - 1] - less, out=closest[chunk])
+    total: FloatArray = closest.sum(1)
     return total
 
 

@@ -248,7 +248,8 @@ class _Searcher:
             return found, False
         hidden = read_question(question, self._engine, keys.capture, keys.prefix)
         match = keys.match(hidden)
-        parts, chunks = keys.match_parts(hidden, match), stored.chunks
+        chunks = stored.chunks
+        parts = keys.match_parts(hidden, match, chunks)
         both = keys.beside_words(match, words, chunks), keys.parts_beside_words(parts, words)
         found |= {"keys": decide(match.scores, parts.scores, chunks), "both": decide(*both, chunks)}
         return found, not keys.is_related(match, chunks)

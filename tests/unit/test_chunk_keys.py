@@ -16,6 +16,7 @@ from localhyper.chunk_chooser import ChunkChooser
 from localhyper.chunk_keys import (
     MOST_QUESTION_TOKENS,
     QUESTION_FILE,
+    ChunkKeys,
     decide,
     in_memory,
     keys_file,
@@ -31,7 +32,7 @@ from localhyper.hypernet import SEARCH_OUTPUTS, OnnxHypernetwork
 from localhyper.library import AdapterInfo, Library, chunk_folder
 from localhyper.pipeline import AttachOptions, attach_document
 from localhyper.progress import CancelToken
-from localhyper.search_head import Match, SearchHead, features, is_related, make_head, max_sim
+from localhyper.search_head import LOOKBACK, Match, SearchHead, features, is_related, make_head, max_sim
 from localhyper.sources.document import Document
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, search_arrays, write
@@ -76,6 +77,21 @@ def test_a_chunk_scores_the_best_of_its_tokens_for_each_of_the_questions() -> No
     scores = max_sim(question, keys, np.array([0, 2, 8]))
     wanted = [sum(max(float(q @ k) for k in part) for q in question) for part in (keys[:2], keys[2:8], keys[8:])]
     np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+
+
+def test_what_a_chunk_lacks_may_stand_before_it_for_less() -> None:
+    question = np.array([[2.0, 0, 0], [0, 3.0, 0]], np.float32)
+    keys = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.8, 0]], np.float32)  # the last one is an overview
+    starts = np.arange(4)
+    np.testing.assert_allclose(max_sim(question, keys, starts), [2, 3, 0, 3.6], rtol=1e-6)
+    less = 1 - LOOKBACK
+    wanted = [2, 3 + less * 2, (1 - 2 * LOOKBACK) * 2 + less * 3, 3.6]
+    np.testing.assert_allclose(max_sim(question, keys, starts, 3), wanted, rtol=1e-6)
+    np.testing.assert_allclose(max_sim(question, keys, starts, 1), max_sim(question, keys, starts), rtol=1e-6)
+    # A long way back is worth nothing, and no chunk loses by what stands before it.
+    far = np.concatenate([keys[:1], np.tile(keys[2:3], (30, 1))])
+    scores = max_sim(question, far, np.arange(31), 31)
+    assert (scores >= max_sim(question, far, np.arange(31))).all() and scores[20] == 0.0
 
 
 def test_keys_have_length_one_and_a_questions_tokens_their_weights() -> None:
@@ -139,6 +155,29 @@ def test_attaching_leaves_keys_of_every_token_and_a_question_finds_its_chunk(
     assert scores[1] == pytest.approx(3 * 3.0 * np.log1p(np.exp(0.5)), rel=1e-2), "three words found in full"
     chosen = ChunkChooser(lambda: library)(["y5 y7"], [AdapterUse(info.path)], engine)
     assert chosen.chunk == ChosenChunk("words", 2, 4)
+
+
+def test_chunks_are_searched_in_their_order_and_the_overview_by_itself(
+    library: Library, attached: tuple[AdapterInfo, ScriptedEngine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, engine = attached
+    keys = read_keys(chunk_folder(info.path), 5)
+    assert keys is not None
+    hidden = read_question("x3 x9 y1", engine, keys.capture, keys.prefix)
+    alone = keys.match(hidden)
+    ordered = keys.match_parts(hidden, alone, 4).scores
+    weight = 3.0 * np.log1p(np.exp(0.5))
+    assert ordered[2] >= weight * (3 - 2 * LOOKBACK) * 0.99, "`y1` in the third chunk, the others in the one before it"
+    np.testing.assert_array_equal(ordered[[0, 4]], alone.scores[[0, 4]])
+    assert (ordered >= alone.scores).all() and keys.match_parts(hidden, alone) is alone
+    asked, match_parts = list[int](), ChunkKeys.match_parts
+
+    def spy(own: ChunkKeys, hidden: np.ndarray, found: Match, chunks: int = 0) -> Match:
+        asked.append(chunks)
+        return match_parts(own, hidden, found, chunks)
+
+    monkeypatch.setattr(ChunkKeys, "match_parts", spy)
+    assert ChunkChooser(lambda: library)(["y5 y7"], [AdapterUse(info.path)], engine).chunk and asked == [4]
 
 
 def test_a_question_about_all_of_it_finds_the_overview_which_is_no_part_of_the_text(
