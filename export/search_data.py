@@ -8,7 +8,6 @@ of a question's own paragraph are negatives, too: what stands around an answer l
 from __future__ import annotations
 
 import random
-import re
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -106,8 +105,7 @@ def _common(index: sqlite3.Connection) -> frozenset[str]:
 
 
 def _alike(index: sqlite3.Connection, question: str, common: frozenset[str], most: int) -> list[int]:
-    rare = " ".join(word for word in re.findall(r"\w+", question.casefold()) if word not in common)
-    match = any_word(rare or question)
+    match = any_word(question, common) or any_word(question)
     if not match:
         return []
     found = index.execute(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from localhyper.batching import groups
 from localhyper.bundle import BundleInfo
 from localhyper.chunking import Chunk
 from localhyper.engine import Activations, Engine, TokenArray
@@ -54,23 +55,28 @@ class AttachSteps:
             Cancelled: `cancel` was set.
         """
         eta, place, total = _MovingEta(), first, len(chunks)
-        for group in groups(chunks[first:], TOGETHER):
-            self.cancel.check()
-            self._left = eta.seconds(total - place)
-            self.report("encode", place, total)
+        for group in groups(chunks[first:], lambda chunk: len(chunk.token_ids), TOGETHER):
+            self._begin(eta, place, total)
             started = time.monotonic()
             with self.timed("encode"):
                 found = encode_chunks(engine, info, [chunk.token_ids for chunk in group], self.cancel)
+            each = (time.monotonic() - started) / len(group)
             for number, (chunk, activations) in enumerate(zip(group, found, strict=True)):
-                if number:  # whoever is told counts chunks
-                    self.report("encode", place, total)
-                self.cancel.check()
+                if number:
+                    self._begin(eta, place, total)
                 self.report("generate", place, total)
+                started = time.monotonic()
                 yield place, chunk, activations
+                eta.add(each + time.monotonic() - started)
                 place += 1
-            eta.add(time.monotonic() - started, len(group))
         self._left = None
         self.report("generate", total, total)
+
+    def _begin(self, eta: _MovingEta, place: int, total: int) -> None:
+        """A chunk is next: whoever is told counts them."""
+        self._left = eta.seconds(total - place)
+        self.report("encode", place, total)
+        self.cancel.check()
 
     @contextlib.contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -80,18 +86,6 @@ class AttachSteps:
             yield
         finally:
             self.timings[stage] = self.timings.get(stage, 0.0) + time.perf_counter() - started
-
-
-def groups(chunks: Sequence[Chunk], tokens: int) -> Iterator[Sequence[Chunk]]:
-    """Chunks in their order, as many together as have at most so many tokens, at least one."""
-    start, held = 0, 0
-    for end, chunk in enumerate(chunks):
-        held += len(chunk.token_ids)
-        if held > tokens and end > start:
-            yield chunks[start:end]
-            start, held = end, len(chunk.token_ids)
-    if start < len(chunks):
-        yield chunks[start:]
 
 
 def encode_chunks(
@@ -123,9 +117,9 @@ class _MovingEta:
         self._seconds: deque[float] = deque(maxlen=ETA_WINDOW)
         self._count = 0
 
-    def add(self, seconds: float, chunks: int) -> None:
-        self._seconds.extend([seconds / chunks] * chunks)
-        self._count += chunks
+    def add(self, seconds: float) -> None:
+        self._seconds.append(seconds)
+        self._count += 1
 
     def seconds(self, left: int) -> float | None:
         if self._count < ETA_AFTER:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localhyper.base_header import BaseHeader, read_base_header
+from localhyper.batching import groups
 from localhyper.chat_template import ChatTemplate
 from localhyper.engine import (
     Activations,
@@ -142,7 +143,7 @@ class LlamaEngine:
         all_rows = capture.last_block >= self.info.block_count - 1
         context = self._encode_context(max(map(len, checked), default=0), all_rows)
         most, found = context.outputs if all_rows else context.batch, []
-        for group in _groups(checked, most, context.sequences):
+        for group in groups(checked, len, most, context.sequences):
             found += self._encode_group(context, group, capture, all_rows, cancel or CancelToken())
         return found
 
@@ -413,18 +414,6 @@ class LlamaEngine:
             self._model.close()
             self._model = None
         self._adapters, self._in_force = (), ()
-
-
-def _groups(parts: Sequence[TokenArray], most: int, count: int) -> Iterator[Sequence[TokenArray]]:
-    """Parts in their order, so many of at most `most` tokens in all together; a longer one by itself."""
-    group: list[TokenArray] = []
-    for part in parts:
-        if group and (len(group) == count or sum(map(len, group)) + len(part) > most):
-            yield group
-            group = []
-        group.append(part)
-    if group:
-        yield group
 
 
 def _wanted(count: int, all_rows: bool) -> NDArray[np.bool_]:

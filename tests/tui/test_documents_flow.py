@@ -188,6 +188,7 @@ async def test_questions_are_answered_between_two_chunks(note: Path) -> None:
     assert bench.engine.threads == {"localhyper-engine"}
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 async def test_progress_has_one_decimal_and_a_pause_keeps_the_chunks(note: Path, tmp_path: Path) -> None:
     bench = real(Script(encode_seconds=0.05))
     note.write_text(TEXT * 8, encoding="utf-8")
@@ -229,6 +230,7 @@ async def test_stopped_job_is_over_and_can_go_on_again(note: Path) -> None:
         await until(pilot, lambda: states(bench) == [])
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 async def test_quitting_in_the_middle_of_a_document_goes_on_at_the_next_start(note: Path) -> None:
     bench = real(Script(encode_seconds=0.05))
     note.write_text(TEXT * 4, encoding="utf-8")
@@ -394,6 +396,7 @@ async def test_a_job_waits_for_its_base_model(note: Path) -> None:
         await until(pilot, lambda: states(bench) == ["done"])
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 async def test_switching_the_model_lets_the_job_make_way_and_go_on_later(note: Path) -> None:
     note.write_text(TEXT * 4, encoding="utf-8")
     bench = real(Script(encode_seconds=0.03))

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from localhyper.attach_steps import TOGETHER, AttachSteps, groups
+from localhyper.attach_steps import TOGETHER, AttachSteps
+from localhyper.batching import groups
 from localhyper.chunking import Chunk
 from localhyper.engine import Activations, CaptureSpec, TokenArray
 from localhyper.errors import Cancelled
@@ -51,9 +52,12 @@ def chunks_of(*lengths: int) -> list[Chunk]:
 )
 def test_as_many_chunks_are_read_together_as_fit(lengths: tuple[int, ...], together: list[int]) -> None:
     chunks = chunks_of(*lengths)
-    made = list(groups(chunks, TOGETHER))
+    made = list(groups(chunks, lambda chunk: len(chunk.token_ids), TOGETHER))
     assert [len(group) for group in made] == together
     assert [chunk for group in made for chunk in group] == chunks
+    pairs = list(groups(chunks, lambda chunk: len(chunk.token_ids), TOGETHER, 2))
+    assert [chunk for group in pairs for chunk in group] == chunks and max(map(len, pairs), default=0) <= 2
+    assert len(pairs) >= len(made)
 
 
 def test_they_come_in_order_each_with_its_own_activations(tmp_path: Path) -> None:

@@ -37,8 +37,6 @@ from localhyper.sources.document import Document
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, search_arrays, write
 
-pytestmark = pytest.mark.usefixtures("one_chunk_at_a_time")
-
 TINY = TinyBundle()
 COUNTING = TinyBundle(bias=False, metric=False, chunks=True)
 # Sixteen words a chunk: what is asked for stands in the second, third and fourth one.
@@ -222,6 +220,7 @@ def test_what_has_no_letters_has_nothing_beside_its_adapter(tmp_path: Path, libr
     assert not list((tmp_path / "adapters").glob(".unfinished/*"))
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 def test_a_run_that_is_stopped_at_the_overview_goes_on_with_it(tmp_path: Path, library: Library) -> None:
     token, net = CancelToken(), network(tmp_path)
     document, options = Document("Words", " ".join(WORDS), "txt", "1" * 64), AttachOptions(cache_dir=tmp_path / "cache")
@@ -425,6 +424,7 @@ def test_damaged_keys_are_logged_and_words_decide(
     assert "search keys" in caplog.text and len(engine.encoded) == encoded
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 def test_a_resumed_attach_has_all_keys(tmp_path: Path, library: Library) -> None:
     engine, token, net = ScriptedEngine(), CancelToken(), network(tmp_path)
     stopping = ScriptedEngine(on_encode=lambda number: token.cancel() if number == 2 else None)

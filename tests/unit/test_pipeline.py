@@ -22,8 +22,6 @@ from localhyper.sources.document import Document
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, bias_arrays, write
 
-pytestmark = pytest.mark.usefixtures("one_chunk_at_a_time")
-
 
 def document(words: int = 60, title: str = "Long words", seed: int = 0) -> Document:
     """A document of made-up words, some of them again and again."""
@@ -164,6 +162,7 @@ def test_the_sum_is_whitened_by_the_documents_own_inputs_and_the_bias_is_not(tmp
     np.testing.assert_allclose(dense(read_adapter(result.adapter.path)[0]), want, atol=2e-4)
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 def test_a_stopped_run_that_whitens_goes_on_to_the_same_adapter(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
@@ -210,6 +209,7 @@ def test_names_come_from_titles_and_stay_unique(place: Place) -> None:
     assert engine.encoded == []
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 def test_a_stopped_run_goes_on_from_its_finished_chunks(place: Place, tmp_path: Path) -> None:
     token = CancelToken()
     first = ScriptedEngine(on_encode=lambda done: token.cancel() if done == 3 else None)
@@ -230,6 +230,7 @@ def test_a_stopped_run_goes_on_from_its_finished_chunks(place: Place, tmp_path: 
     )
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 nothing", None])
 def test_a_damaged_checkpoint_means_starting_over(place: Place, tmp_path: Path, damage: bytes | None) -> None:
     token = CancelToken()
@@ -337,6 +338,7 @@ def test_a_bundle_says_how_long_chunks_are_where_nobody_else_does(tmp_path: Path
     assert "".join(texts) == document().text and max(len(text.split()) for text in texts) <= 16
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 @pytest.mark.parametrize(("words", "read", "left"), [(150, 10, 4), (400, 26, 20)])
 def test_a_run_over_smaller_chunks_that_was_stopped_goes_on(tmp_path: Path, words: int, read: int, left: int) -> None:
     def place(name: str) -> Place:
@@ -360,6 +362,7 @@ def test_a_run_over_smaller_chunks_that_was_stopped_goes_on(tmp_path: Path, word
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 @pytest.mark.parametrize("lost", [False, True])
 def test_a_stopped_run_keeps_the_chunks_adapters_or_starts_over_without_one(place: Place, lost: bool) -> None:
     token = CancelToken()

@@ -23,8 +23,6 @@ from localhyper.whole_document import make_whole
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, search_arrays, write
 
-pytestmark = pytest.mark.usefixtures("one_chunk_at_a_time")
-
 CUT = TinyBundle(
     chunk_tokens=48,
     floor=True,
@@ -119,6 +117,7 @@ def test_without_keys_to_choose_by_it_is_made_at_once(tmp_path: Path) -> None:
     assert Place(tmp_path / "no keys", replace(CUT, search={})).attach().adapter.whole_made
 
 
+@pytest.mark.usefixtures("one_chunk_at_a_time")
 def test_a_stopped_one_goes_on_where_it_was(place: Place, tmp_path: Path) -> None:
     info, token = place.attach().adapter, CancelToken()
     with pytest.raises(Cancelled):
