@@ -24,7 +24,7 @@ from localhyper.engine import AdapterUse, CaptureSpec, Engine
 from localhyper.library import AdapterInfo, Library, chunk_folder
 from localhyper.lora import FloatArray
 from localhyper.search_head import Match, says_enough
-from localhyper.standalone import stands_alone
+from localhyper.standalone import asks_of_another, stands_alone
 
 Place = tuple[int, int]  # id of a document in the library, and number of a chunk in it
 
@@ -134,12 +134,14 @@ class ChunkChooser:
             engine: Reads the questions.
         """
         keys = _keys(documents, engine)
+        # "And of Berlin?" is about the chunk that says so, not about the one after it.
+        back = not (source and asks_of_another(questions[-1]))
         recent = list(zip(questions[:-3:-1], (1.0, EARLIER_WEIGHT), strict=False))
         words = [self._library().score_chunks(question, [info.id for info in documents]) for question, _ in recent]
         if not keys:
             return [_rated_by_words(info, _added(words, recent, info.id)) for info in documents]
         return [
-            self._rated_by_keys(info, of_one, recent, source, words, engine)
+            self._rated_by_keys(info, of_one, recent, source, words, engine, info.chunks if back else 0)
             for info, of_one in zip(documents, keys, strict=True)
         ]
 
@@ -151,7 +153,9 @@ class ChunkChooser:
         source: str,
         words: Sequence[Mapping[Place, float]],
         engine: Engine,
+        following: int,
     ) -> _Rated:
+        """One document; `following`: how many of its chunks look back to the one before them."""
         together, parts, closest = np.zeros((3, len(keys.starts)), np.float32)
         most = 0.0
         for (question, weight), of_question in zip(recent, words, strict=True):
@@ -159,7 +163,7 @@ class ChunkChooser:
             found = keys.match(hidden)
             beside = np.array([of_question.get((info.id, chunk), 0.0) for chunk in range(len(parts))], np.float32)
             together += np.float32(weight) * keys.beside_words(found, beside, info.chunks)
-            closer = keys.match_parts(hidden, found, info.chunks)
+            closer = keys.match_parts(hidden, found, following)
             parts += np.float32(weight) * keys.parts_beside_words(closer, beside)
             closest += np.float32(weight) * found.scores
             most += weight * found.most

@@ -57,6 +57,8 @@ _GOES_ON = _any_of(
     r"\b(?:first|second|third|last|next|previous|earlier|which|other|that|this|every|each) ones?\b|\bones\b",
     r"\b(?:so|then|next|afterwards|before that|though|exactly|longer)\W*\Z",
 )
+_OF_ANOTHER = _any_of(r"\A(?:(?:and |or |but )?(?:what|how) about|and|or|but)\b")  # "And of Berlin?"
+_ASKS_ANEW = frozenset("how then what when where which who whom whose why".split())  # "And when?", "But why?"
 # A question of English words has one of these.
 _ENGLISH = frozenset(
     "a about an and are at by can did do does for from give had has have how in is list may must name of on or should "
@@ -81,9 +83,7 @@ def stands_alone(question: str) -> bool:
     """Whether a question can be understood without the conversation before it."""
     if len(question) > LONGEST:
         return True
-    text = question.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").strip()
-    while lead := _LEAD.match(text):
-        text = text[lead.end() :]
+    text = _without_lead(question)
     said = _EMPTY_IT.sub(" ", text.lower())
     words = [word.partition("'")[0] for word in _WORD.findall(said)]  # "it's" is an "it"
     if _OF_ALL.match(said):
@@ -96,6 +96,24 @@ def stands_alone(question: str) -> bool:
     if len(words) < FEWEST_WORDS and not (named or _DETERMINERS.intersection(words) or _WHAT_IS.match(said)):
         return False
     return not any(_points_back(words, place, named) for place in range(len(words)))
+
+
+def asks_of_another(question: str) -> bool:
+    """Whether a follow-up asks the same of another thing, which it says itself: "And of Berlin?"."""
+    said = _without_lead(question[:LONGEST]).lower()
+    opening = _OF_ANOTHER.match(said)
+    if opening is None or stands_alone(question):
+        return False
+    words = [word.partition("'")[0] for word in _WORD.findall(said[opening.end() :])]
+    asked_anew = not words or _ASKS_ANEW.intersection(words)
+    return not (asked_anew or any(_points_back(words, place, []) for place in range(len(words))))
+
+
+def _without_lead(question: str) -> str:
+    text = question.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").strip()
+    while lead := _LEAD.match(text):
+        text = text[lead.end() :]
+    return text
 
 
 def _is_search(text: str, words: list[str]) -> bool:

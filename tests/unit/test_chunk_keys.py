@@ -175,7 +175,13 @@ def test_chunks_are_searched_in_their_order_and_the_overview_by_itself(
         return match_parts(own, hidden, found, chunks)
 
     monkeypatch.setattr(ChunkKeys, "match_parts", spy)
-    assert ChunkChooser(lambda: library)(["y5 y7"], [AdapterUse(info.path)], engine).chunk and asked == [4]
+    choose, uses = ChunkChooser(lambda: library), [AdapterUse(info.path)]
+    assert choose(["y5 y7"], uses, engine).chunk and asked == [4]
+    asked.clear()
+    assert choose(["What is the x3 of x9?", "And when does it end?"], uses, engine).chunk and asked == [4, 4]
+    asked.clear()
+    assert choose(["What is the x3 of x9?", "And of y1?"], uses, engine).chunk
+    assert asked == [0, 0], "it names what it is about: that stands in its chunk"
 
 
 def test_a_question_about_all_of_it_finds_the_overview_which_is_no_part_of_the_text(

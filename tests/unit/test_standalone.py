@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from localhyper.standalone import LONGEST, stands_alone
+from localhyper.standalone import LONGEST, asks_of_another, stands_alone
 
 LISTS = Path(__file__).parent.parent / "benchmarks"  # written before the rule was mended on them
 
@@ -67,6 +67,30 @@ def test_a_question_that_says_all_stands_alone(question: str) -> None:
 )
 def test_what_points_back_or_is_not_understood_does_not(question: str) -> None:
     assert not stands_alone(question)
+
+
+@pytest.mark.parametrize(
+    ("question", "another"),
+    [
+        ("And of Berlin?", True),
+        ("Thanks! And for the second flat?", True),
+        ("What about the cellar?", True),
+        ("And what about the cellar?", True),
+        ("how about Ada Lovelace\N{RIGHT SINGLE QUOTATION MARK}s?", True),
+        ("And when does it end?", False),
+        ("And in which year?", False),
+        ("But why?", False),
+        ("And then?", False),
+        ("And?", False),
+        ("And what about his brother?", False),
+        ("What about it?", False),
+        ("Where did it take place?", False),
+        ("What is the code of Berlin?", False),
+        ("", False),
+    ],
+)
+def test_a_follow_up_that_names_another_thing_is_told_from_others(question: str, another: bool) -> None:
+    assert asks_of_another(question) is another
 
 
 def test_most_messages_are_told_apart() -> None:
