@@ -27,10 +27,15 @@ class JobBar(Static):
         self._state.jobs_changed.subscribe(self, lambda _: self._show())
         self._show()
 
+    def on_resize(self) -> None:
+        """As much as there is room for."""
+        self._show()
+
     def _show(self) -> None:
-        line = self._state.board.line
+        before = f"{self._state.key('app.jobs')}  "
+        line = self._state.board.line_within(max(0, self.content_size.width - Content(before).cell_length))
         self.set_class(bool(line), "-busy")
-        self.update(Content(f"{self._state.key('app.jobs')}  {line}" if line else ""))
+        self.update(Content(f"{before}{line}" if line else ""))
 
     async def on_click(self, event: events.Click) -> None:
         """Open the jobs."""

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from textual.content import Content
+
 from localhyper.jobs import OPEN, Job
 from localhyper.progress import Progress
 
@@ -15,6 +17,7 @@ from .words import plain
 MARKS = {"queued": "…", "running": "▸", "paused": "‖", "done": "✓", "failed": "!", "cancelled": "x"}
 _PAIR = ("encode", "generate")  # these two take turns with every chunk
 _BAR = 10
+_SHORTEST_NAME = 8
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,18 @@ class JobView:
     @property
     def state(self) -> str:
         """The job's state in a few words."""
+        return self.states[0]
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The same in ever fewer words: what says again how far it is goes first, how long it takes goes last."""
         if self.job.state == "paused" and self.progress.total > 1:
-            return f"paused at {self.stage}"
+            return (f"paused at {self.stage}",)
         if self.job.state != "running":
-            return {"queued": "waiting"}.get(self.job.state, self.job.state)
-        return " ".join(filter(None, [self.stage, self.bar, self.percent_text, self.left]))
+            return ({"queued": "waiting"}.get(self.job.state, self.job.state),)
+        parts: tuple[list[str], ...] = ([self.bar, self.percent_text], [self.percent_text], [])
+        told = (" ".join(filter(None, [self.stage, *part, self.left])) for part in parts)
+        return tuple(dict.fromkeys(told))
 
     @property
     def percent_text(self) -> str:
@@ -121,10 +131,20 @@ class JobBoard:
     @property
     def line(self) -> str:
         """One line on what goes on; empty when nothing does."""
+        return self.line_within(0)
+
+    def line_within(self, width: int) -> str:
+        """The same in at most so many cells, where that can be; 0 = as long as it is."""
         views, running = self.open, self.running
         if running is not None:
             more = f", {len(views) - 1} more" if len(views) > 1 else ""
-            return f"{MARKS['running']} {running.name}: {running.state}{more}"
+            for state in running.states:
+                rest = f": {state}{more}"
+                line = f"{MARKS['running']} {running.name}{rest}"
+                if not width or Content(line).cell_length <= width:
+                    return line
+            room = max(_SHORTEST_NAME, width - Content(f"{MARKS['running']} {rest}").cell_length)
+            return f"{MARKS['running']} {Content(running.name).truncate(room, ellipsis=True).plain}{rest}"
         if not views:
             return ""
         waiting = sum(view.job.state == "queued" for view in views)

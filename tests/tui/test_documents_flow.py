@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from textual import events
+from textual.content import Content
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList, Static, TextArea
 
@@ -210,6 +211,20 @@ async def test_progress_has_one_decimal_and_a_pause_keeps_the_chunks(note: Path,
         await until(pilot, lambda: states(bench) == ["done"])
         chunks = bench.store.library.list()[0].chunks
     assert len(bench.engine.encoded) <= chunks + 1, "finished chunks were made twice"
+
+
+@pytest.mark.usefixtures("one_chunk_at_a_time")
+async def test_eighty_columns_show_how_long_it_takes(note: Path) -> None:
+    bench = real(Script(encode_seconds=0.05))
+    long = note.with_name("a-rather-long-name-of-a-document.txt")
+    long.write_text(TEXT * 8, encoding="utf-8")
+    async with bench.app.run_test(size=(80, 24)) as pilot:
+        await ready(pilot, bench)
+        await attach(pilot, bench, long)
+        bar = bench.app.chat.query_one(JobBar)
+        await until(pilot, lambda: str(bar.content).endswith(" left"))
+        assert bar.content_size.width and Content(str(bar.content)).cell_length <= bar.content_size.width
+        assert " of " in str(bar.content) and "a-rather-" in str(bar.content)
 
 
 async def test_stopped_job_is_over_and_can_go_on_again(note: Path) -> None:

@@ -86,6 +86,12 @@ def test_board_shows_live_progress_and_counts_the_rest() -> None:
     board.replace([job(1, "running"), job(2), job(3, "paused", 2, 8), job(4, "done")])
     board.apply(JobAdvanced(1, Progress("generate", 17, 41, "lease", 130.2)))
     assert board.line == "▸ lease.pdf: encode + generate 17 of 41 chunks ████░░░░░░ 41.5 % 2:10 left, 2 more"
+    short = "▸ lease.pdf: encode + generate 17 of 41 chunks 2:10 left, 2 more"
+    assert board.line_within(len(board.line)) == board.line
+    assert board.line_within(len(board.line) - 1) == short.replace("chunks", "chunks 41.5 %")
+    assert board.line_within(len(short)) == short
+    assert board.line_within(len(short) - 1) == short.replace("lease.pdf", "lease.p…")
+    assert board.line_within(1) == short.replace("lease.pdf", "lease.p…"), "what is left of a name can be told"
     board.replace([job(1, "running", 3, 41), job(2)])
     assert board.running is not None and board.running.progress.done == 17, "the database is behind"
     board.apply(JobChanged(job(1, "paused", 18, 41)))
