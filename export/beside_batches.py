@@ -17,6 +17,7 @@ from localhyper.export.answer_forms import AnswerForm
 from localhyper.export.batches import ChunkTokens, Collator
 from localhyper.export.data import ExampleMaker
 from localhyper.export.known_facts import known_facts
+from localhyper.export.staying import Shares, draw_staying
 from localhyper.export.task_batches import Described, Rows, TaskBatchMaker
 from localhyper.export.task_config import TaskRecipe
 from localhyper.export.task_data import Drawn, Ids, Row, RowMaker, TaskDrawer, thinned
@@ -134,12 +135,9 @@ class BesideBatchMaker:
         )
 
     def _staying(self, drawer: TaskDrawer, step: int) -> list[Ids]:
-        """Descriptions of tasks, of none, and of other things."""
-        run, at = self.recipe.run, self.tasks
-        rng = random.Random(f"{run.seed}/staying/{step}/{at.process}")
-        drawn = drawer.draw_tasks(step, run.tasks, at.process, at.processes)
-        of_none = rng.choices(at.meaningless, k=run.meaningless)
-        return [one.description for one in drawn] + of_none + rng.choices(self.others, k=self.recipe.beside.others)
+        run = self.recipe.run
+        shares = Shares(run.tasks, run.meaningless, self.recipe.beside.others)
+        return draw_staying(drawer, self.tasks, self.others, shares, step)
 
     def _rows(self, drawn: Sequence[Drawn]) -> Rows:
         longest = max(len(row.ids) for one in drawn for row in one.rows)

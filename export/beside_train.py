@@ -7,9 +7,8 @@ give is held to what it was. Documents' hypernetwork and base stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -21,34 +20,17 @@ from localhyper.export.beside_batches import BesideBatch, BesideBatchMaker, Form
 from localhyper.export.beside_objectives import Beside, probe_beside
 from localhyper.export.data import ExampleMaker
 from localhyper.export.data_files import load_corpus
+from localhyper.export.freezing import freeze
 from localhyper.export.given_weights import read_given, take_given
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.objectives import MetaModel
 from localhyper.export.prefetch import prefetch
+from localhyper.export.staying import StayingRun
 from localhyper.export.task_objectives import TaskModel
-from localhyper.export.task_train import TaskRun
 from localhyper.export.training_loop import StepResult
 
 
-def freeze(hypernetwork: nn.Module, prefixes: Sequence[str]) -> None:
-    """Leave parameters out of training.
-
-    Raises:
-        ConfigError: No parameter's name begins so, or none is left to train.
-    """
-    named = dict(hypernetwork.named_parameters())
-    for prefix in prefixes:
-        found = [value for name, value in named.items() if f"{name}.".startswith(f"{prefix}.")]
-        if not found:
-            parts = ", ".join(sorted({name.partition(".")[0] for name in named}))
-            raise ConfigError(f"recipe key beside.frozen names no parameter: {prefix}", f"parts are {parts}")
-        for value in found:
-            value.requires_grad_(False)
-    if not any(value.requires_grad for value in named.values()):
-        raise ConfigError("recipe key beside.frozen leaves nothing to train", "name fewer parts")
-
-
-class BesideRun(TaskRun):
+class BesideRun(StayingRun):
     """A run in which tasks stand beside documents."""
 
     model: Beside
@@ -75,26 +57,11 @@ class BesideRun(TaskRun):
         """Both hypernetworks, that of documents out of a bundle."""
         if source is None:
             raise ConfigError("training beside documents needs their hypernetwork", "name a bundle with --documents")
-        freeze(core.hypernetwork, self.recipe.beside.frozen)
+        freeze(core.hypernetwork, self.recipe.beside.frozen, "beside.frozen")
         hypernetwork = AssociationHypernetwork(self.recipe.documents)
         take_given(hypernetwork, source, read_given(source, self.device, self.recipe.documents)["hypernetwork"])
         meta = MetaModel(core.base, hypernetwork.to(self.device), len(self.beside.collator.prefix))
         return Beside(core, meta).to(self.device)
-
-    def _start_anew(self) -> None:
-        raise ConfigError("training beside documents goes on from a task hypernetwork", "name one with --init")
-
-    def _start_from(self, path: Path) -> None:
-        super()._start_from(path)
-        self.model.before.load_state_dict(self.trained.state_dict())
-
-    def extra_state(self) -> dict[str, Any]:
-        """The weights that other tasks are held to."""
-        return {"before": self.model.before.state_dict()}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
-        self.model.before.load_state_dict(state["before"])
 
     def begin(self, first: int, last: int) -> None:
         """Have the batches of these steps made."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Template
+from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from localhyper.errors import ModelError
@@ -21,16 +21,32 @@ class PromptFormat:
         template: The base model's chat template.
         end_of_turn: Text that ends a reply, e.g. `<|im_end|>`.
         chunk_prefix: Text before a chunk when it is encoded: attention sinks fall on it, not on the chunk.
+        own_system: Whether a system message that the template writes by itself stands before questions; else an empty
+            one takes its place, as `localhyper.own_system` has it.
     """
 
     template: str
     end_of_turn: str
     chunk_prefix: str = "<|im_start|>user\n"
+    own_system: bool = True
 
     def render(self, question: str) -> str:
         """The prompt for one question, the assistant's turn opened."""
-        messages = [{"role": "user", "content": question}]
-        return _compiled(self.template).render(messages=messages, add_generation_prompt=True)
+        return _render(self.template, question, bare=not self.own_system and _has_own_system(self.template))
+
+
+def _render(template: str, question: str, *, bare: bool) -> str:
+    messages = [{"role": "system", "content": ""}] if bare else []
+    messages.append({"role": "user", "content": question})
+    return _compiled(template).render(messages=messages, add_generation_prompt=True)
+
+
+@cache
+def _has_own_system(template: str) -> bool:
+    try:
+        return len(_render(template, "?", bare=True)) < len(_render(template, "?", bare=False))
+    except TemplateError:  # some refuse system messages; those have none of their own
+        return False
 
 
 @cache
@@ -39,7 +55,7 @@ def _compiled(template: str) -> Template:
     return ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template)
 
 
-def read_prompt_format(path: Path, chunk_prefix: str) -> PromptFormat:
+def read_prompt_format(path: Path, chunk_prefix: str, *, own_system: bool = True) -> PromptFormat:
     """Chat template and end-of-turn text of a GGUF base model.
 
     Raises:
@@ -50,4 +66,4 @@ def read_prompt_format(path: Path, chunk_prefix: str) -> PromptFormat:
     if template is None or eos is None:
         raise ModelError(f"{path} has no chat template or end token", "train on an instruction-tuned base model")
     tokens = reader.fields["tokenizer.ggml.tokens"]
-    return PromptFormat(template.contents(), tokens.contents(int(eos.contents())), chunk_prefix)
+    return PromptFormat(template.contents(), tokens.contents(int(eos.contents())), chunk_prefix, own_system)

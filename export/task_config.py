@@ -8,12 +8,13 @@ from pathlib import Path
 from localhyper.errors import ConfigError
 from localhyper.export.beside_config import BesideConfig
 from localhyper.export.data import Mixture
+from localhyper.export.example_config import ExamplesConfig
 from localhyper.export.hypernetwork import AssociationConfig
 from localhyper.export.schedule import Decay, Schedule
 from localhyper.export.task_hypernetwork import TaskConfig
 from localhyper.export.train_config import build_recipe, read_tables
 
-WAYS = ("sft", "multitask", "reconstruction", "beside")
+WAYS = ("sft", "multitask", "reconstruction", "beside", "examples")
 KIND_TABLE = "task"  # a recipe with this table is one of a task run
 
 
@@ -24,7 +25,8 @@ class WayConfig:
     Attributes:
         way: `sft`, a hypernetwork by the tasks' answers; `reconstruction`, one by LoRAs that `task_loras` trained;
             `multitask`, one LoRA for all tasks, which reads no description; `beside`, a given hypernetwork, by answers
-            in a form that a description asks for, while a document's adapter is in force.
+            in a form that a description asks for, while a document's adapter is in force; `examples`, a given one, by
+            the tasks' answers, from descriptions with examples.
     """
 
     way: str = "sft"
@@ -47,6 +49,8 @@ class TaskDataConfig:
         buckets: Widths that rows are padded to, ascending; a row that is longer than the last is left out.
         definitions: Share of draws that take the task's definition in place of a description.
         dropped: Share of a description's tokens that are left out, drawn anew each time.
+        own_system: Whether the chat template's own system message stands before inputs; a task's adapter is used
+            without it (docs/decisions/0028).
     """
 
     tasks: tuple[str, ...] = ()
@@ -56,6 +60,7 @@ class TaskDataConfig:
     buckets: tuple[int, ...] = (96, 160, 224, 288)
     definitions: float = 0.1
     dropped: float = 0.0
+    own_system: bool = True
 
     def __post_init__(self) -> None:
         """Buckets must ascend, and something must be trained on."""
@@ -130,7 +135,8 @@ class LoraTraining(Decay):
 class TaskRecipe:
     """Everything a task run depends on besides the base model and the data files' bytes.
 
-    `beside`, `mixture` and `documents` (sizes of the documents' hypernetwork) are for the way of that name.
+    `beside`, `mixture` and `documents` (sizes of the documents' hypernetwork) are for the way `beside`, `examples` for
+    the way of that name.
     """
 
     name: str = "task"
@@ -143,6 +149,7 @@ class TaskRecipe:
     beside: BesideConfig = field(default_factory=BesideConfig)
     mixture: Mixture = field(default_factory=Mixture)
     documents: AssociationConfig = field(default_factory=AssociationConfig)
+    examples: ExamplesConfig = field(default_factory=ExamplesConfig)
     run: TaskRunConfig = field(default_factory=TaskRunConfig)
 
     def __post_init__(self) -> None:
@@ -178,6 +185,7 @@ def load_task_recipe(path: Path) -> TaskRecipe:
         "beside": BesideConfig,
         "mixture": Mixture,
         "documents": AssociationConfig,
+        "examples": ExamplesConfig,
         "run": TaskRunConfig,
     }
     recipe: TaskRecipe = build_recipe(TaskRecipe, read_tables(path), tables)

@@ -19,19 +19,30 @@ from tokenizers import Tokenizer
 
 from localhyper.errors import ConfigError
 from localhyper.export.data_files import read_rows, read_sentences
+from localhyper.export.example_config import ExamplesConfig
 from localhyper.export.prompts import PromptFormat
 from localhyper.export.task_config import TaskDataConfig
+from localhyper.task_examples import TaskExample
 
 Ids = NDArray[np.int32]
+GAP = "\n\n"  # between paragraphs of a description with examples, as `localhyper.task_examples.described` puts it
+TRIED = 4  # examples drawn for each that is wanted, as some are longer than what room is left
 SENTENCES, GIBBERISH = 384, 128  # descriptions of no task that are kept to draw from
 
 
 @dataclass(frozen=True)
 class Row:
-    """An instance: ids of prompt + answer + end of turn, and how many of them are the prompt."""
+    """An instance.
+
+    Attributes:
+        ids: Ids of prompt + answer + end of turn.
+        prompt: How many of them are the prompt.
+        shown: Ids of the instance as an example after a description, the gap first; none where no examples are read.
+    """
 
     ids: Ids
     prompt: int
+    shown: Ids | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +67,12 @@ class Task:
 class RowMaker:
     """Instances and descriptions to token ids, for one base model."""
 
-    def __init__(self, tokenizer: Tokenizer, prompts: PromptFormat, max_tokens: int, data: TaskDataConfig) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, prompts: PromptFormat, max_tokens: int, data: TaskDataConfig, *, shown: bool = False
+    ) -> None:
+        """`shown`: rows are made as examples, too."""
         self.tokenizer, self.prompts, self.max_tokens, self.data = tokenizer, prompts, max_tokens, data
+        self.shown = shown
 
     @property
     def prefix(self) -> list[int]:
@@ -77,12 +92,26 @@ class RowMaker:
         kept = [(given.strip(), wanted.strip()) for given, wanted in pairs if wanted.strip()]
         prompts = self._encode([self.prompts.render(given) for given, _ in kept])
         answers = self._encode([wanted + self.prompts.end_of_turn for _, wanted in kept])
+        shown = self._shown(kept)
         longest, widest = self.data.answer_tokens, self.data.buckets[-1]
         built = [
-            Row(np.array(prompt + answer[:longest], np.int32), len(prompt))
-            for prompt, answer in zip(prompts, answers, strict=True)
+            Row(np.array(prompt + answer[:longest], np.int32), len(prompt), example)
+            for prompt, answer, example in zip(prompts, answers, shown, strict=True)
         ]
         return tuple(row for row in built if len(row.ids) <= widest)
+
+    def _shown(self, pairs: Sequence[tuple[str, str]]) -> Sequence[Ids | None]:
+        """Ids of instances as they follow a description."""
+        if not self.shown:
+            return [None] * len(pairs)
+        texts = [f"{GAP}{TaskExample(given, wanted).shown()}" for given, wanted in pairs]
+        return [np.array(ids, np.int32) for ids in self._encode(texts)]
+
+    @property
+    def gap(self) -> int:
+        """How many ids of an example are the gap before it."""
+        with_gap, without = self._encode([f"{GAP}Input", "Input"])
+        return len(with_gap) - len(without)
 
 
 def instance_pairs(row: dict[str, object], key: str = "instances") -> list[tuple[str, str]]:
@@ -149,6 +178,21 @@ def thinned(rng: random.Random, ids: Ids, dropped: float) -> Ids:
 
 
 @dataclass(frozen=True)
+class ShownExamples:
+    """How examples follow a description.
+
+    Attributes:
+        config: How many do.
+        room: Most tokens of both.
+        gap: How many ids of an example are the gap before it.
+    """
+
+    config: ExamplesConfig
+    room: int
+    gap: int
+
+
+@dataclass(frozen=True)
 class Drawn:
     """A task that a step is about.
 
@@ -168,9 +212,19 @@ class Drawn:
 class TaskDrawer:
     """Which tasks, descriptions and rows a step is made of."""
 
-    def __init__(self, tasks: Sequence[Task], data: TaskDataConfig, seed: int, split: str, *, unseen: bool) -> None:
-        """Draw from `tasks`; `unseen`: with descriptions that are never trained with."""
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        data: TaskDataConfig,
+        seed: int,
+        split: str,
+        *,
+        unseen: bool,
+        shown: ShownExamples | None = None,
+    ) -> None:
+        """Draw from `tasks`; `unseen`: with descriptions that are never trained with; `shown`: with examples, too."""
         self.tasks, self.data, self.seed, self.split, self.unseen = tasks, data, seed, split, unseen
+        self.shown = shown
         self._fitting = [self._by_task(low, high) for low, high in zip((0, *data.buckets), data.buckets, strict=False)]
         self._sizes = [sum(map(len, fitting.values())) for fitting in self._fitting]
         if not sum(self._sizes):
@@ -211,7 +265,34 @@ class TaskDrawer:
         rng, task = random.Random(key), self.tasks[number]
         picked = rng.sample(fitting, min(rows, len(fitting)))
         picked = [picked[i % len(picked)] for i in range(rows)]
+        text = self._description(rng, task)
+        if self.shown is not None:
+            text = self._with_examples(rng, task, text, picked, self.shown)
+        return Drawn(number, text, tuple(picked), key)
+
+    def _description(self, rng: random.Random, task: Task) -> Ids:
         if self.unseen:
-            return Drawn(number, rng.choice(task.unseen), tuple(picked), key)
+            return rng.choice(task.unseen)
         text = task.definition if rng.random() < self.data.definitions else rng.choice(task.descriptions)
-        return Drawn(number, thinned(rng, text, self.data.dropped), tuple(picked), key)
+        return thinned(rng, text, self.data.dropped)
+
+    def _with_examples(
+        self, rng: random.Random, task: Task, text: Ids, asked: Sequence[Row], how: ShownExamples
+    ) -> Ids:
+        """The description and examples of the task that are not asked, as many as there is room for.
+
+        Long ones can leave no room; the description is then alone.
+        """
+        alone = rng.random() < how.config.alone
+        wanted, left = rng.randint(1, how.config.most), how.room - (0 if alone else len(text))
+        used = {id(row) for row in asked}
+        others = [row.shown for row in task.rows if row.shown is not None and id(row) not in used]
+        found: list[Ids] = []
+        for shown in rng.sample(others, min(len(others), TRIED * wanted)):
+            if len(found) < wanted and len(shown) <= left:
+                found.append(shown)
+                left -= len(shown)
+        if not found:
+            return text
+        joined = np.concatenate(found)
+        return joined[how.gap :] if alone else np.concatenate((text, joined))

@@ -78,8 +78,10 @@ class TaskRun(TrainingLoop):
     def _read(self, base_path: Path, data: Path) -> None:
         """Tasks, those held out, and descriptions of no task."""
         recipe, cfg = self.recipe, self.recipe.data
-        prompts = read_prompt_format(base_path, recipe.chunk_prefix)
-        self.row_maker = maker = RowMaker(load_tokenizer(base_path), prompts, recipe.hypernetwork.max_tokens, cfg)
+        prompts = read_prompt_format(base_path, recipe.chunk_prefix, own_system=cfg.own_system)
+        self.row_maker = maker = RowMaker(
+            load_tokenizer(base_path), prompts, recipe.hypernetwork.max_tokens, cfg, shown=recipe.task.way == "examples"
+        )
         train, held = hold_out(read_tasks([data / name for name in cfg.tasks], maker), cfg.holdout)
         self.drawer = TaskDrawer(train, cfg, recipe.run.seed, "train", unseen=False)
         self.held = TaskDrawer(held, cfg, recipe.run.seed, "held", unseen=True)
@@ -161,6 +163,10 @@ def start(options: argparse.Namespace) -> None:
         from localhyper.export.beside_train import BesideRun
 
         kind = BesideRun
+    elif recipe.task.way == "examples":
+        from localhyper.export.example_train import ExamplesRun
+
+        kind = ExamplesRun
     source = _source(options, recipe.task.way)
     given = recipe, options.base, options.data, options.out, options.device, dtype, options.init, source
     kind(*given).train(options.stop_at)

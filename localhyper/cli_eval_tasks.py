@@ -21,8 +21,8 @@ TaskColumnsOption = Annotated[
     typer.Option(
         metavar="NAME,…",
         help="What to measure: base, described, few-shot, few-shot-described, multitask, multitask-described, "
-        "per-task, generated, generated-described, shuffled, random (see docs); default: all whose inputs are there, "
-        "without few-shot-described and generated-described.",
+        "per-task, generated, generated-described, generated-examples, shuffled, shuffled-examples, random (see docs); "
+        "default: all whose inputs are there, without few-shot-described, generated-described and those of examples.",
     ),
 ]
 MultitaskOption = Annotated[

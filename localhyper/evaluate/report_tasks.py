@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
 
+WIDE = 11  # columns beside each other that leave no room for blanks on both sides
 TITLES = {"rouge_l": "ROUGE-L %", "exact": "exact match %", "accuracy": "right %"}
 
 
@@ -68,7 +69,8 @@ def _task_table(result: TasksResult, metric: str) -> Table:
     from rich.table import Table
 
     columns = [one for one in result.columns if one.metric == metric]
-    table = Table(title=f"{TITLES[metric]} by task")
+    narrow = (0, 0, 0, 1) if len(columns) > WIDE else (0, 1)
+    table = Table(title=f"{TITLES[metric]} by task", padding=narrow)
     table.add_column("task")
     table.add_column("n", justify="right")
     for one in columns:

@@ -19,6 +19,7 @@ from localhyper.engine import ChatMessage
 from localhyper.errors import ConfigError
 from localhyper.evaluate.columns import Skipped
 from localhyper.evaluate.task_items import Shot, Subject
+from localhyper.task_examples import TaskExample, described
 
 SHOTS = 3
 Adapter = Literal["", "multitask", "per-task", "own", "other", "random"]
@@ -36,12 +37,14 @@ class Column:
             `random` of random words.
         described: Whether the task's description stands before the first message, inside it.
         shown: Whether examples stand before the input, as turns of the conversation.
+        read: Whether the hypernetwork reads the same examples after the description.
     """
 
     title: str
     adapter: Adapter = ""
     described: bool = False
     shown: bool = False
+    read: bool = False
 
     @property
     def generated(self) -> bool:
@@ -64,11 +67,18 @@ COLUMNS = {
     "per-task": Column("LoRA trained on the task", "per-task"),
     "generated": Column("generated", "own"),
     "generated-described": Column("generated, description in the prompt", "own", described=True),
+    "generated-examples": Column(f"generated from the description and {SHOTS} examples", "own", read=True),
     "shuffled": Column("generated, another task's description", "other"),
+    "shuffled-examples": Column("generated, another task's description and examples", "other", read=True),
     "random": Column("generated, random words as description", "random"),
 }
 GENERATED = "generated"
-EXTRA = ("few-shot-described", "generated-described")  # measured only when asked for
+EXTRA = (
+    "few-shot-described",
+    "generated-described",
+    "generated-examples",
+    "shuffled-examples",
+)  # measured only when asked for
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,7 @@ def _missing(
     for subject in subjects:
         if column.needs_description and not subject.descriptions:
             return f"no descriptions of task `{subject.name}`", "put descriptions.jsonl.gz beside the data"
-        if column.shown and len(subject.shots) < SHOTS:
+        if (column.shown or column.read) and len(subject.shots) < SHOTS:
             found = f"{len(subject.shots)} training rows of task `{subject.name}`, the prompt shows {SHOTS}"
             return found, "put NAME.train.jsonl.gz beside the data"
         if column.adapter == "other" and not _others(subject, others):
@@ -165,7 +175,8 @@ class Texts:
         other_task: The task that `other` describes.
         other: The description of that task; empty where there is none.
         random: As many random words as the description has.
-        shots: Examples for the prompt.
+        shots: Examples for the prompt, or for the hypernetwork to read.
+        other_shots: Examples of the other task.
     """
 
     description: str
@@ -173,6 +184,7 @@ class Texts:
     other: str
     random: str
     shots: tuple[Shot, ...]
+    other_shots: tuple[Shot, ...] = ()
 
 
 def draw_texts(subject: Subject, others: Sequence[Subject], seed: int) -> Texts:
@@ -187,10 +199,14 @@ def draw_texts(subject: Subject, others: Sequence[Subject], seed: int) -> Texts:
         other_task=other.name if other else "",
         other=_description(other, seed) if other else "",
         random=f"{' '.join(words).capitalize()}.",
-        shots=tuple(
-            random.Random(f"{seed}/{subject.name}/shots").sample(subject.shots, min(SHOTS, len(subject.shots)))
-        ),
+        shots=_shots(subject, seed),
+        other_shots=_shots(other, seed) if other else (),
     )
+
+
+def _shots(subject: Subject, seed: int) -> tuple[Shot, ...]:
+    rng = random.Random(f"{seed}/{subject.name}/shots")
+    return tuple(rng.sample(subject.shots, min(SHOTS, len(subject.shots))))
 
 
 def _description(subject: Subject, seed: int) -> str:
@@ -222,4 +238,8 @@ def conversation(column: Column, texts: Texts, message: str) -> list[ChatMessage
 
 def description_for(column: Column, texts: Texts) -> str:
     """What the hypernetwork reads in a generated column."""
-    return {"own": texts.description, "other": texts.other, "random": texts.random}[column.adapter]
+    told = {"own": texts.description, "other": texts.other, "random": texts.random}[column.adapter]
+    if not column.read:
+        return told
+    shots = texts.other_shots if column.adapter == "other" else texts.shots
+    return described(told, [TaskExample(shot.message, shot.reply) for shot in shots])

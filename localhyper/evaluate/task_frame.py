@@ -82,12 +82,13 @@ class TaskOutcome:
     Attributes:
         cases: Every item in every column.
         texts: What was drawn for each task, in their order.
-        made: What the adapter of each task's own description cost, by task; empty where none was made.
+        made: What the adapters of the tasks' own descriptions cost, by column, then by task; without columns that have
+            none.
     """
 
     cases: tuple[TaskCase, ...]
     texts: tuple[Texts, ...]
-    made: dict[str, AdapterSpent]
+    made: dict[str, dict[str, AdapterSpent]]
 
 
 def sample_items(subjects: Sequence[Subject], limit: int, seed: int) -> list[Subject]:
@@ -130,8 +131,15 @@ def measure_tasks(setup: TaskSetup, subjects: Sequence[Subject], others: Sequenc
     finally:
         setup.engine.set_adapters(before)
     spent = made.spent if made is not None else {}
-    own = {s.name: spent[t.description] for s, t in zip(subjects, texts, strict=True) if t.description in spent}
-    return TaskOutcome(cases, texts, own)
+    own = {name: COLUMNS[name] for name in setup.columns if COLUMNS[name].adapter == "own"}
+    return TaskOutcome(
+        cases,
+        texts,
+        {
+            name: {s.name: spent[description_for(column, t)] for s, t in zip(subjects, texts, strict=True)}
+            for name, column in own.items()
+        },
+    )
 
 
 def reply_limit(engine: Engine, subject: Subject) -> int:

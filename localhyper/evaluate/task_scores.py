@@ -144,9 +144,9 @@ class TaskTables:
             for metric in self._metrics
         }
 
-    def costs(self, base_weights: int, made: Mapping[str, AdapterSpent]) -> tuple[ColumnCost, ...]:
+    def costs(self, base_weights: int, made: Mapping[str, Mapping[str, AdapterSpent]]) -> tuple[ColumnCost, ...]:
         """What an answer costs in each column; `made` as in `TaskOutcome`."""
-        return tuple(self._cost(name, base_weights, made) for name in self._columns)
+        return tuple(self._cost(name, base_weights, made.get(name, {})) for name in self._columns)
 
     def _scores(self, name: str, metric: str) -> list[list[float]]:
         """Scores of each task's items."""
@@ -175,7 +175,7 @@ class TaskTables:
             return answer_flops(base_weights + case.adapter_weights, case.spent, in_a_row=in_a_row) / 1e9
 
         making = 0.0
-        if name.startswith(GENERATED):
+        if made:
             making = fmean(made[task].flops / len(self._cases[name, task]) / 1e9 for task in self._tasks)
         return ColumnCost(
             name=name,

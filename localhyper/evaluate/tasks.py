@@ -18,7 +18,7 @@ from localhyper.errors import ConfigError
 from localhyper.evaluate.bench_set import read_benchmarks
 from localhyper.evaluate.columns import RunInfo, Skipped
 from localhyper.evaluate.task_adapters import TaskMaker, find_given
-from localhyper.evaluate.task_columns import Available, Texts, choose_columns
+from localhyper.evaluate.task_columns import GENERATED, Available, Texts, choose_columns
 from localhyper.evaluate.task_frame import TaskCase, TaskOutcome, TaskSetup, measure_tasks, reply_limit, sample_items
 from localhyper.evaluate.task_items import ReplyItem, Shot, Subject, grade_text
 from localhyper.evaluate.task_scores import (
@@ -204,7 +204,7 @@ def _summarise(
         columns=tables.columns(),
         differences=tables.differences(),
         costs=costs,
-        making=making_cost(outcome.made),
+        making=making_cost(outcome.made.get(GENERATED, {})),
         ratios=cost_ratios(costs),
         items=tables.items(),
         cases=outcome.cases,

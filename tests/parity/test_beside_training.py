@@ -28,7 +28,13 @@ from localhyper.export.text_to_lora import LoraPair  # noqa: E402
 from localhyper.export.torch_base import BlockLora, TorchBase  # noqa: E402
 from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
 from tests.parity.task_ground import recipe_text, write_ground  # noqa: E402
-from tests.parity.training_process import Start, check_a_killed_run_goes_on, curve, finish, load_state, run_as_two  # noqa: E402
+from tests.parity.training_process import (  # noqa: E402
+    Start,
+    check_a_killed_run_goes_on,
+    curve,
+    load_state,
+    run_as_two_and_as_one,
+)
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
@@ -310,9 +316,4 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(ground: Path, tmp_pat
 @pytest.mark.slow
 def test_two_processes_do_the_step_of_one(ground: Path, tmp_path: Path, start: Start) -> None:
     """Two processes of one document each, over gloo, and one process with the same two: the loss."""
-    pair, single = tmp_path / "pair", tmp_path / "single"
-    run_as_two(start, ["localhyper.export.start", *arguments(ground, "pair", pair)], tmp_path / "pair.log")
-    alone = ["localhyper.export.start", *arguments(ground, "single", single)]
-    finish(start(alone, tmp_path / "one.log"), tmp_path / "one.log")
-    losses = [next(row for row in curve(out) if "seconds" in row)["answer"] for out in (pair, single)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    run_as_two_and_as_one(start, partial(arguments, ground), tmp_path)

@@ -38,7 +38,7 @@ from tests.parity.training_process import (  # noqa: E402
     finish,
     flat_tensors,
     load_state,
-    run_as_two,
+    run_as_two_and_as_one,
 )
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
@@ -78,12 +78,7 @@ def test_a_killed_and_resumed_run_is_the_uninterrupted_one(ground: Path, tmp_pat
 @pytest.mark.slow
 def test_two_processes_do_the_step_of_one(ground: Path, tmp_path: Path, start: Start) -> None:
     """Two processes of two tasks each, over gloo, and one process with the same four: loss and gradients."""
-    pair, single = tmp_path / "pair", tmp_path / "single"
-    run_as_two(start, ["localhyper.export.start", *arguments(ground, "pair", pair)], tmp_path / "pair.log")
-    alone = ["localhyper.export.start", *arguments(ground, "single", single)]
-    finish(start(alone, tmp_path / "one.log"), tmp_path / "one.log")
-    steps = [next(row for row in curve(out) if "seconds" in row) for out in (pair, single)]
-    assert steps[0]["answer"] == pytest.approx(steps[1]["answer"], rel=1e-3)
+    pair, single = run_as_two_and_as_one(start, partial(arguments, ground), tmp_path)
     got, want = (dict(flat_tensors(load_state(out)["optimizers"])) for out in (pair, single))
     moments = [name for name in want if name.endswith(("momentum_buffer", "exp_avg"))]
     assert got.keys() == want.keys() and any(bool(want[name].any()) for name in moments)

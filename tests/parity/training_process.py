@@ -98,6 +98,22 @@ def run_as_two(start: Start, command: list[str], log: Path) -> None:
     finish(start([*launcher, *command], log), log)
 
 
+def run_as_two_and_as_one(start: Start, arguments: Callable[[str, Path], list[str]], folder: Path) -> tuple[Path, Path]:
+    """Folders of two runs, `pair` by two processes and `single` by one; their first steps' answers cost the same.
+
+    Args:
+        start: Starts them.
+        arguments: From the name of a recipe and a folder to the run's options.
+        folder: To write to.
+    """
+    pair, single, log = folder / "pair", folder / "single", folder / "log"
+    run_as_two(start, ["localhyper.export.start", *arguments("pair", pair)], log)
+    finish(start(["localhyper.export.start", *arguments("single", single)], log), log)
+    of_pair, of_single = (next(row for row in curve(out) if "seconds" in row)["answer"] for out in (pair, single))
+    assert abs(of_pair - of_single) <= 1e-3 * abs(of_single)
+    return pair, single
+
+
 def flat_tensors(value: object, where: str = "") -> Iterator[tuple[str, Any]]:
     """All tensors of a nested state, with their places."""
     import torch

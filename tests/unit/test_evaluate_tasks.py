@@ -17,6 +17,7 @@ from localhyper.evaluate import report_tasks
 from localhyper.evaluate.task_columns import COLUMNS, parse_columns
 from localhyper.evaluate.tasks import TasksOptions, TasksResult, run
 from localhyper.progress import CancelToken, Progress
+from localhyper.sources.document import Document
 from tests.evaluation import hypernetwork
 from tests.fakes import FakeEngine
 from tests.task_evaluation import DOES, ObedientEngine, task_row, text_maker, write_rows, write_task_file
@@ -31,6 +32,8 @@ DUE = {
     "per-task": 1.0,
     "generated": 1.0,
     "generated-described": 1.0,
+    "generated-examples": 1.0,
+    "shuffled-examples": 0.0,
     "shuffled": 0.0,
     "random": 0.0,
 }
@@ -128,6 +131,29 @@ def test_costs_are_those_of_the_tokens_and_weights(options: TasksOptions) -> Non
     assert run_with(replace(options, columns=("base", "generated"))).ratios is None
 
 
+def test_examples_are_read_after_the_description_and_the_prompt_holds_the_input_alone(options: TasksOptions) -> None:
+    read: list[str] = []
+    engine, maker = ObedientEngine(), text_maker()
+
+    def make(document: Document, folder: Path) -> Path:
+        read.append(document.text)
+        return maker.make(document, folder)
+
+    wanted = replace(options, limit=2, columns=("generated", "generated-examples", "shuffled-examples"))
+    result = run(wanted, engine, hypernetwork().info, replace(maker, make=make))
+    texts = result.tasks[0].texts
+    shown = [f"Input: {shot.message}\nOutput: {shot.reply}" for shot in texts.shots]
+    assert read[:2] == [texts.description, "\n\n".join([texts.description, *shown])]
+    assert read[2].startswith(f"{texts.other}\n\nInput: ") and len(texts.other_shots) == len(shown) == 3
+    for other in texts.other_shots:
+        assert f"Input: {other.message}\nOutput: {DOES[texts.other_task](other.message)}" in read[2]
+    assert all(len(messages) == 1 for messages in engine.conversations)
+    assert {message.id for message in result.cases} and len(engine.conversations) == 3 * 3 * 2
+    plain, examples = (next(cost for cost in result.costs if cost.name == name) for name in wanted.columns[:2])
+    assert plain.making_gflops == examples.making_gflops == 2.0
+    assert next(cost for cost in result.costs if cost.name == "shuffled-examples").making_gflops == 0.0
+
+
 def test_json_cases_and_tables_hold_the_figures(options: TasksOptions, tmp_path: Path) -> None:
     result = run_with(replace(options, multitask=None, columns=()))
     read = json.loads(report_tasks.to_json(result))
@@ -137,7 +163,8 @@ def test_json_cases_and_tables_hold_the_figures(options: TasksOptions, tmp_path:
     report_tasks.write_cases(result, tmp_path / "cases.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 7 * 12 and {row["column"] for row in rows} == set(COLUMNS) - {
-        "multitask", "multitask-described", "generated-described", "few-shot-described"
+        "multitask", "multitask-described", "generated-described", "few-shot-described", "generated-examples",
+        "shuffled-examples",
     }  # fmt: skip
     assert rows[0]["scores"]["rouge_l"] == 0.0 and rows[0]["first"] is True and rows[0]["spent"]["prompt_tokens"] > 0
     console = Console(width=160, file=io.StringIO(), force_terminal=False)
