@@ -5,30 +5,18 @@ The documents' adapters come from a frozen hypernetwork; what descriptions of ot
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from localhyper.export.beside_batches import BesideBatch
 from localhyper.export.objectives import MetaModel
-from localhyper.export.task_hypernetwork import TaskHypernetwork
+from localhyper.export.staying_objectives import Staying, StayingLosses
 from localhyper.export.task_objectives import Adapter, TaskModel, TaskProbe, probe_rows, rolled
-from localhyper.export.text_to_lora import LoraPair
 from localhyper.export.torch_base import BlockLora
 
 DOCUMENT_MODULE = "ffn_down"
-
-
-@dataclass(frozen=True)
-class BesideLosses:
-    """What a step minimises, `total`, and its parts, detached."""
-
-    total: Tensor
-    answer: Tensor
-    moved: Tensor
 
 
 def both(documents: Mapping[int, BlockLora], tasks: Adapter, forms: int) -> Adapter:
@@ -49,33 +37,12 @@ def both(documents: Mapping[int, BlockLora], tasks: Adapter, forms: int) -> Adap
     return joined
 
 
-def moved(now: Mapping[str, LoraPair], before: Mapping[str, LoraPair]) -> Tensor:
-    """How far updates B A have moved, as a share of their squared norm, mean over tasks; pairs [tasks, blocks, …].
-
-    By Gram matrices of the ranks: |BA - DC|² = <BᵀB, AAᵀ> - 2 <DᵀB, CAᵀ> + <DᵀD, CCᵀ>.
-    """
-    distance, size = [], []
-    for name, new in now.items():
-        old = before[name]
-        norm = _inner(old, old)
-        distance.append((_inner(new, new) - 2 * _inner(old, new) + norm).sum(-1))
-        size.append(norm.sum(-1))
-    return (torch.stack(distance).sum(0) / torch.stack(size).sum(0)).mean()
-
-
-def _inner(one: LoraPair, other: LoraPair) -> Tensor:
-    """Inner products of updates, [tasks, blocks]."""
-    return ((one.b.mT @ other.b) * (one.a @ other.a.mT)).sum((-2, -1))
-
-
-class Beside(nn.Module):
+class Beside(Staying):
     """The losses of a batch."""
 
     def __init__(self, core: TaskModel, meta: MetaModel) -> None:
-        super().__init__()
-        assert isinstance(core.hypernetwork, TaskHypernetwork)
-        self.core, self.meta = core, meta.requires_grad_(False)
-        self.before = copy.deepcopy(core.hypernetwork).requires_grad_(False)
+        super().__init__(core)
+        self.meta = meta.requires_grad_(False)
 
     def adapters(self, batch: BesideBatch) -> Mapping[int, BlockLora]:
         """The documents' adapters, without gradient; those that are not in force are zero."""
@@ -84,7 +51,7 @@ class Beside(nn.Module):
         weight = batch.in_force[:, None, None]
         return {block: BlockLora(lora.a, lora.b * weight.to(lora.b.dtype)) for block, lora in made.items()}
 
-    def forward(self, batch: BesideBatch, stay: float, count: Tensor) -> BesideLosses:
+    def forward(self, batch: BesideBatch, stay: float, count: Tensor) -> StayingLosses:
         """Both objectives.
 
         Args:
@@ -95,11 +62,7 @@ class Beside(nn.Module):
         asked = self.core.adapter(self.core.pairs(batch.described))
         answer = self.core.answer_loss(batch.rows, both(self.adapters(batch), asked, batch.forms)) / count
         assert batch.staying is not None
-        encoded, mask = self.core.encode(batch.staying.ids), batch.staying.mask
-        with torch.no_grad():
-            before = self.before(encoded, mask)
-        distance = moved(self.core.hypernetwork(encoded, mask), before)
-        return BesideLosses(answer + stay * distance, answer.detach(), distance.detach())
+        return self.losses(answer, batch.staying, stay)
 
 
 @torch.no_grad()

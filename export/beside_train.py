@@ -7,10 +7,8 @@ give is held to what it was. Documents' hypernetwork and base stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from localhyper.errors import ConfigError
@@ -24,10 +22,8 @@ from localhyper.export.freezing import freeze
 from localhyper.export.given_weights import read_given, take_given
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.objectives import MetaModel
-from localhyper.export.prefetch import prefetch
 from localhyper.export.staying import StayingRun
 from localhyper.export.task_objectives import TaskModel
-from localhyper.export.training_loop import StepResult
 
 
 class BesideRun(StayingRun):
@@ -57,29 +53,15 @@ class BesideRun(StayingRun):
         """Both hypernetworks, that of documents out of a bundle."""
         if source is None:
             raise ConfigError("training beside documents needs their hypernetwork", "name a bundle with --documents")
+        self.stay = self.recipe.beside.stay
         freeze(core.hypernetwork, self.recipe.beside.frozen, "beside.frozen")
         hypernetwork = AssociationHypernetwork(self.recipe.documents)
         take_given(hypernetwork, source, read_given(source, self.device, self.recipe.documents)["hypernetwork"])
         meta = MetaModel(core.base, hypernetwork.to(self.device), len(self.beside.collator.prefix))
         return Beside(core, meta).to(self.device)
 
-    def begin(self, first: int, last: int) -> None:
-        """Have the batches of these steps made."""
-        self._documents: Iterator[BesideBatch] = prefetch(self._batch, first, last, self.recipe.run.workers)
-
     def _batch(self, step: int) -> BesideBatch:
         return self.beside.batch(self.maker, self.book, step, self.drawer)
-
-    def train_step(self) -> StepResult:
-        """One optimizer step."""
-        batch = next(self._documents)
-        tokens = batch.tokens * self.accelerator.num_processes
-        batch = batch.to(self.device)
-        count = self.accelerator.reduce(batch.rows.weights.sum(), "mean")
-        losses = self.wrapped(batch, self.recipe.beside.stay, count)
-        norm = self.descend(losses.total)
-        answer, moved = self.accelerator.reduce(torch.stack((losses.answer, losses.moved)), "mean").tolist()
-        return StepResult({"answer": answer, "moved": moved}, float(norm), tokens, {"width": batch.rows.ids.shape[1]})
 
     def probe(self) -> dict[str, object]:
         """Held-out documents in words never trained with: in forms that are trained with, and in others.

@@ -7,8 +7,6 @@ can follow any other.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from localhyper.export.answer_forms import answer_forms, other_descriptions
-from localhyper.export.beside_objectives import moved
 from localhyper.export.freezing import freeze
-from localhyper.export.prefetch import prefetch
 from localhyper.export.staying import Shares, StayingRun, draw_staying
-from localhyper.export.task_batches import Described, TaskBatch
+from localhyper.export.staying_objectives import Staying, StayingLosses
+from localhyper.export.task_batches import Described, Rows, TaskBatch
 from localhyper.export.task_data import ShownExamples, TaskDrawer
 from localhyper.export.task_objectives import TaskModel, probe_tasks
-from localhyper.export.training_loop import StepResult
 
 
 @dataclass(frozen=True)
@@ -32,6 +28,11 @@ class ExampleBatch:
 
     tasks: TaskBatch
     staying: Described
+
+    @property
+    def rows(self) -> Rows:
+        """Of the tasks."""
+        return self.tasks.rows
 
     @property
     def tokens(self) -> int:
@@ -43,38 +44,19 @@ class ExampleBatch:
         return ExampleBatch(self.tasks.to(device), self.staying.to(device))
 
 
-@dataclass(frozen=True)
-class ExampleLosses:
-    """What a step minimises, `total`, and its parts, detached."""
+class Examples(Staying):
+    """The losses of a batch."""
 
-    total: Tensor
-    answer: Tensor
-    moved: Tensor
-
-
-class Staying(nn.Module):
-    """A task model, and what its hypernetwork was."""
-
-    def __init__(self, core: TaskModel) -> None:
-        super().__init__()
-        self.core = core
-        self.before = copy.deepcopy(core.hypernetwork).requires_grad_(False)
-
-    def forward(self, batch: ExampleBatch, stay: float, count: Tensor) -> ExampleLosses:
-        """Both objectives; `count` divides the sum over answers' tokens."""
-        tasks, core = batch.tasks, self.core
-        answer = core.answer_loss(tasks.rows, core.adapter(core.pairs(tasks.described))) / count
-        encoded, mask = core.encode(batch.staying.ids), batch.staying.mask
-        with torch.no_grad():
-            before = self.before(encoded, mask)
-        distance = moved(core.hypernetwork(encoded, mask), before)
-        return ExampleLosses(answer + stay * distance, answer.detach(), distance.detach())
+    def forward(self, batch: ExampleBatch, stay: float, count: Tensor) -> StayingLosses:
+        """Both objectives; `stay` weighs the second, `count` divides the sum over answers' tokens."""
+        made = self.core.adapter(self.core.pairs(batch.tasks.described))
+        return self.losses(self.core.answer_loss(batch.rows, made) / count, batch.staying, stay)
 
 
 class ExamplesRun(StayingRun):
     """A run over tasks that are told by description and examples."""
 
-    model: Staying
+    model: Examples
 
     def _read(self, base_path: Path, data: Path) -> None:
         """Tasks as ever, drawn with examples; and the descriptions that stay."""
@@ -91,30 +73,15 @@ class ExamplesRun(StayingRun):
 
     def wrap(self, core: TaskModel, source: Path | None) -> nn.Module:
         """The hypernetwork beside what it was."""
+        self.stay = self.recipe.examples.stay
         freeze(core.hypernetwork, self.recipe.examples.frozen, "examples.frozen")
-        return Staying(core).to(self.device)
-
-    def begin(self, first: int, last: int) -> None:
-        """Have the batches of these steps made."""
-        self._examples: Iterator[ExampleBatch] = prefetch(self._batch, first, last, self.recipe.run.workers)
+        return Examples(core).to(self.device)
 
     def _batch(self, step: int) -> ExampleBatch:
         cfg, at = self.recipe.examples, self.batches
         shares = Shares(cfg.staying, cfg.meaningless, cfg.others)
         staying = draw_staying(self.plain, at, self.others, shares, step)
         return ExampleBatch(at.train(self.drawer, step), at.described([], staying))
-
-    def train_step(self) -> StepResult:
-        """One optimizer step."""
-        batch = next(self._examples)
-        tokens = batch.tokens * self.accelerator.num_processes
-        batch = batch.to(self.device)
-        count = self.accelerator.reduce(batch.tasks.rows.weights.sum(), "mean")
-        losses = self.wrapped(batch, self.recipe.examples.stay, count)
-        norm = self.descend(losses.total)
-        answer, distance = self.accelerator.reduce(torch.stack((losses.answer, losses.moved)), "mean").tolist()
-        width = batch.tasks.rows.ids.shape[1]
-        return StepResult({"answer": answer, "moved": distance}, float(norm), tokens, {"width": width})
 
     def probe(self) -> dict[str, object]:
         """Held-out tasks by unseen descriptions with examples, and the same rows by the descriptions alone."""

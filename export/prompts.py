@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from jinja2 import Template, TemplateError
+from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from localhyper.chat_template import ChatTemplate
 from localhyper.errors import ModelError
 from localhyper.export.base_file import open_base
+from localhyper.own_system import has_own_system
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,7 @@ def _render(template: str, question: str, *, bare: bool) -> str:
 
 @cache
 def _has_own_system(template: str) -> bool:
-    try:
-        return len(_render(template, "?", bare=True)) < len(_render(template, "?", bare=False))
-    except TemplateError:  # some refuse system messages; those have none of their own
-        return False
+    return has_own_system(ChatTemplate(template, "to train on"))
 
 
 @cache

@@ -9,14 +9,17 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from torch import nn
+import torch
 
 from localhyper.errors import ConfigError
-from localhyper.export.task_batches import TaskBatchMaker
+from localhyper.export.prefetch import prefetch
+from localhyper.export.staying_objectives import Staying
+from localhyper.export.task_batches import Rows, TaskBatchMaker
 from localhyper.export.task_data import Ids, TaskDrawer
 from localhyper.export.task_train import TaskRun
+from localhyper.export.training_loop import StepResult
 
 
 @dataclass(frozen=True)
@@ -36,8 +39,33 @@ def draw_staying(drawer: TaskDrawer, at: TaskBatchMaker, others: Sequence[Ids], 
     return [one.description for one in drawn] + of_none + rng.choices(others, k=shares.others)
 
 
+class StayingBatch(Protocol):
+    """What a step needs of a batch, whatever else is in it."""
+
+    @property
+    def rows(self) -> Rows:
+        """Whose answers are learnt."""
+        ...
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the base model."""
+        ...
+
+    def to(self, device: torch.device | str) -> StayingBatch:
+        """The same batch on a device."""
+        ...
+
+
 class StayingRun(TaskRun):
-    """A run that goes on from a task hypernetwork; `model.before` is what it was."""
+    """A run that goes on from a task hypernetwork; `model.before` is what it was.
+
+    Attributes:
+        stay: Weight of staying.
+    """
+
+    model: Staying
+    stay: float
 
     def _start_anew(self) -> None:
         raise ConfigError(
@@ -46,18 +74,30 @@ class StayingRun(TaskRun):
 
     def _start_from(self, path: Path) -> None:
         super()._start_from(path)
-        self._before.load_state_dict(self.trained.state_dict())
+        self.model.before.load_state_dict(self.trained.state_dict())
 
     def extra_state(self) -> dict[str, Any]:
         """The weights that other descriptions are held to."""
-        return {"before": self._before.state_dict()}
+        return {"before": self.model.before.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take them back."""
-        self._before.load_state_dict(state["before"])
+        self.model.before.load_state_dict(state["before"])
 
-    @property
-    def _before(self) -> nn.Module:
-        before = self.model.before
-        assert isinstance(before, nn.Module)
-        return before
+    def begin(self, first: int, last: int) -> None:
+        """Have the batches of these steps made."""
+        self._batches = prefetch(self._batch, first, last, self.recipe.run.workers)
+
+    def _batch(self, step: int) -> StayingBatch:
+        raise NotImplementedError
+
+    def train_step(self) -> StepResult:
+        """One optimizer step."""
+        batch = next(self._batches)
+        tokens = batch.tokens * self.accelerator.num_processes
+        batch = batch.to(self.device)
+        count = self.accelerator.reduce(batch.rows.weights.sum(), "mean")
+        losses = self.wrapped(batch, self.stay, count)
+        norm = self.descend(losses.total)
+        answer, moved = self.accelerator.reduce(torch.stack((losses.answer, losses.moved)), "mean").tolist()
+        return StepResult({"answer": answer, "moved": moved}, float(norm), tokens, {"width": batch.rows.ids.shape[1]})

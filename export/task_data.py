@@ -22,10 +22,9 @@ from localhyper.export.data_files import read_rows, read_sentences
 from localhyper.export.example_config import ExamplesConfig
 from localhyper.export.prompts import PromptFormat
 from localhyper.export.task_config import TaskDataConfig
-from localhyper.task_examples import TaskExample
+from localhyper.task_examples import GAP, TaskExample
 
 Ids = NDArray[np.int32]
-GAP = "\n\n"  # between paragraphs of a description with examples, as `localhyper.task_examples.described` puts it
 TRIED = 4  # examples drawn for each that is wanted, as some are longer than what room is left
 SENTENCES, GIBBERISH = 384, 128  # descriptions of no task that are kept to draw from
 

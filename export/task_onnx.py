@@ -150,6 +150,7 @@ def make_task_card(recipe: TaskRecipe, run: Path, facts: dict[str, Any]) -> dict
         return next((row for row in reversed(rows) if row.get("event") == event), {})
 
     environment, tasks, run_config = last("environment"), last("tasks"), recipe.run
+    started = last("started from").get("run")
     data: dict[str, Any] = {
         "tasks": list(recipe.data.tasks),
         "no_tasks": list(recipe.data.texts),
@@ -158,10 +159,13 @@ def make_task_card(recipe: TaskRecipe, run: Path, facts: dict[str, Any]) -> dict
     if recipe.task.way == "beside":
         cfg, groups = recipe.beside, recipe.beside.documents * recipe.beside.forms
         data |= {"reading": list(cfg.reading), "texts": list(cfg.texts), "forms": last("documents").get("forms")}
-        data |= {"known": cfg.known, "frozen": list(cfg.frozen), "started_from": last("started from").get("run")}
+        data |= {"known": cfg.known, "frozen": list(cfg.frozen), "started_from": started}
     else:
         groups = run_config.tasks
         data |= {"held_out_tasks": tasks.get("held"), "instances": tasks.get("rows")}
+    if recipe.task.way == "examples":
+        shown = recipe.examples
+        data |= {"examples": shown.most, "alone": shown.alone, "frozen": list(shown.frozen), "started_from": started}
     return {
         "way": recipe.task.way,
         "data": data,

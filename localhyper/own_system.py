@@ -7,18 +7,27 @@ costs more tokens than many an input (docs/decisions/0028).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from localhyper.engine import ChatMessage, Engine
+from localhyper.engine import ChatMessage
 from localhyper.errors import ModelError
 
 EMPTY = ChatMessage("system", "")
 
 
-def has_own_system(engine: Engine) -> bool:
+class Renders(Protocol):
+    """An engine, or a chat template by itself."""
+
+    def render(self, messages: Sequence[ChatMessage]) -> str:
+        """The conversation as the base reads it, the assistant's turn opened."""
+        ...
+
+
+def has_own_system(base: Renders) -> bool:
     """Whether the base's chat template writes a system message by itself, which an empty one takes the place of."""
     asked = ChatMessage("user", "?")
     try:
-        return len(engine.render([EMPTY, asked])) < len(engine.render([asked]))
+        return len(base.render([EMPTY, asked])) < len(base.render([asked]))
     except ModelError:  # some templates refuse system messages; those have none of their own
         return False
 

@@ -100,9 +100,11 @@ def stands_alone(question: str) -> bool:
 
 def asks_of_another(question: str) -> bool:
     """Whether a follow-up asks the same of another thing, which it says itself: "And of Berlin?"."""
-    said = _without_lead(question[:LONGEST]).lower()
+    if stands_alone(question):
+        return False
+    said = _without_lead(question).lower()
     opening = _OF_ANOTHER.match(said)
-    if opening is None or stands_alone(question):
+    if opening is None:
         return False
     words = [word.partition("'")[0] for word in _WORD.findall(said[opening.end() :])]
     asked_anew = not words or _ASKS_ANEW.intersection(words)

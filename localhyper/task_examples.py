@@ -1,12 +1,14 @@
 """Examples of a task, and how a hypernetwork reads them: after the description, in one text.
 
-Training and use share this file, so what is read is what was learnt.
+Training and evaluation share this file, so what is read is what was learnt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+GAP = "\n\n"  # between paragraphs
 
 
 @dataclass(frozen=True)
@@ -24,4 +26,4 @@ class TaskExample:
 def described(description: str, examples: Sequence[TaskExample]) -> str:
     """A description, which may be empty, with examples after it."""
     parts = [description.strip(), *(example.shown() for example in examples)]
-    return "\n\n".join(part for part in parts if part)
+    return GAP.join(part for part in parts if part)

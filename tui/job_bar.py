@@ -33,7 +33,7 @@ class JobBar(Static):
 
     def _show(self) -> None:
         before = f"{self._state.key('app.jobs')}  "
-        line = self._state.board.line_within(max(0, self.content_size.width - Content(before).cell_length))
+        line = self._state.board.line(max(0, self.content_size.width - Content(before).cell_length))
         self.set_class(bool(line), "-busy")
         self.update(Content(f"{before}{line}" if line else ""))
 

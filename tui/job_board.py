@@ -128,23 +128,23 @@ class JobBoard:
         """One job."""
         return self._views.get(number)
 
-    @property
-    def line(self) -> str:
-        """One line on what goes on; empty when nothing does."""
-        return self.line_within(0)
+    def line(self, width: int = 0) -> str:
+        """One line on what goes on, in at most so many cells where that can be; empty when nothing does.
 
-    def line_within(self, width: int) -> str:
-        """The same in at most so many cells, where that can be; 0 = as long as it is."""
+        Args:
+            width: 0 = as long as it is.
+        """
         views, running = self.open, self.running
         if running is not None:
-            more = f", {len(views) - 1} more" if len(views) > 1 else ""
+            mark, more = MARKS["running"], f", {len(views) - 1} more" if len(views) > 1 else ""
             for state in running.states:
-                rest = f": {state}{more}"
-                line = f"{MARKS['running']} {running.name}{rest}"
-                if not width or Content(line).cell_length <= width:
+                line = f"{mark} {running.name}: {state}{more}"
+                longer = Content(line).cell_length - width
+                if not width or longer <= 0:
                     return line
-            room = max(_SHORTEST_NAME, width - Content(f"{MARKS['running']} {rest}").cell_length)
-            return f"{MARKS['running']} {Content(running.name).truncate(room, ellipsis=True).plain}{rest}"
+            name = Content(running.name)
+            short = name.truncate(max(_SHORTEST_NAME, name.cell_length - longer), ellipsis=True)
+            return f"{mark} {short.plain}: {state}{more}"
         if not views:
             return ""
         waiting = sum(view.job.state == "queued" for view in views)

@@ -73,12 +73,8 @@ COLUMNS = {
     "random": Column("generated, random words as description", "random"),
 }
 GENERATED = "generated"
-EXTRA = (
-    "few-shot-described",
-    "generated-described",
-    "generated-examples",
-    "shuffled-examples",
-)  # measured only when asked for
+# Measured only when asked for.
+EXTRA = ("few-shot-described", "generated-described", "generated-examples", "shuffled-examples")
 
 
 @dataclass(frozen=True)

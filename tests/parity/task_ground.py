@@ -98,3 +98,20 @@ def write_ground(folder: Path) -> None:
     write_tasks(folder / "tasks.jsonl")
     text = " ".join(f"Boat number {i} came home at dawn." for i in range(80))
     (folder / "text.txt").write_text(text, encoding="utf-8")
+
+
+def write_random_task(folder: Path, recipe: str) -> Path:
+    """`task.pt`, a task hypernetwork of a recipe's sizes whose heads and offsets are random."""
+    import torch
+
+    from localhyper.export.task_config import load_task_recipe
+    from localhyper.export.task_hypernetwork import TaskHypernetwork
+    from localhyper.export.task_weights import packed
+
+    torch.manual_seed(0)
+    task = TaskHypernetwork(load_task_recipe(folder / recipe).hypernetwork)
+    for parameter in (*task.heads.parameters(), *task.offsets.parameters()):
+        torch.nn.init.normal_(parameter, std=0.1)
+    path = folder / "task.pt"
+    path.write_bytes(packed(task.state_dict()))
+    return path

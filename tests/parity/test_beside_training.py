@@ -15,10 +15,11 @@ pytest.importorskip("accelerate", reason="accelerate is in the [train] extra")
 
 from localhyper.export import start as start_training  # noqa: E402
 from localhyper.export.average import main as average_runs  # noqa: E402
-from localhyper.export.beside_objectives import both, moved  # noqa: E402
+from localhyper.export.beside_objectives import both  # noqa: E402
 from localhyper.export.beside_train import BesideRun  # noqa: E402
 from localhyper.export.hypernetwork import AssociationConfig, AssociationHypernetwork  # noqa: E402
 from localhyper.export.known_facts import known_facts  # noqa: E402
+from localhyper.export.staying_objectives import moved  # noqa: E402
 from localhyper.export.task_config import load_task_recipe  # noqa: E402
 from localhyper.export.task_hypernetwork import TaskHypernetwork  # noqa: E402
 from localhyper.export.task_objectives import block_adapter  # noqa: E402
@@ -27,7 +28,7 @@ from localhyper.export.task_weights import packed  # noqa: E402
 from localhyper.export.text_to_lora import LoraPair  # noqa: E402
 from localhyper.export.torch_base import BlockLora, TorchBase  # noqa: E402
 from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
-from tests.parity.task_ground import recipe_text, write_ground  # noqa: E402
+from tests.parity.task_ground import recipe_text, write_ground, write_random_task  # noqa: E402
 from tests.parity.training_process import (  # noqa: E402
     Start,
     check_a_killed_run_goes_on,
@@ -111,12 +112,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, options in recipes.items():
         (folder / f"{name}.toml").write_text(beside_recipe(**options), encoding="utf-8")
-    torch.manual_seed(0)
-    recipe = load_task_recipe(folder / "recipe.toml")
-    task = TaskHypernetwork(recipe.hypernetwork)
-    for parameter in (*task.heads.parameters(), *task.offsets.parameters()):
-        torch.nn.init.normal_(parameter, std=0.1)
-    (folder / "task.pt").write_bytes(packed(task.state_dict()))
+    write_random_task(folder, "recipe.toml")
     documents = AssociationHypernetwork(AssociationConfig(**(SIZES | SMALL)))  # type: ignore[arg-type]
     (folder / "documents.pt").write_bytes(packed(documents.state_dict()))
     return folder

@@ -15,12 +15,11 @@ from localhyper.export import start as start_training  # noqa: E402
 from localhyper.export.example_train import ExamplesRun  # noqa: E402
 from localhyper.export.prompts import PromptFormat  # noqa: E402
 from localhyper.export.task_config import load_task_recipe  # noqa: E402
-from localhyper.export.task_hypernetwork import TaskHypernetwork  # noqa: E402
+from localhyper.export.task_data import ShownExamples  # noqa: E402
 from localhyper.export.task_onnx import export_task_run  # noqa: E402
-from localhyper.export.task_weights import packed  # noqa: E402
 from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
 from localhyper.task_examples import TaskExample, described  # noqa: E402
-from tests.parity.task_ground import recipe_text, write_ground  # noqa: E402
+from tests.parity.task_ground import recipe_text, write_ground, write_random_task  # noqa: E402
 from tests.parity.training_process import (  # noqa: E402
     Start,
     check_a_killed_run_goes_on,
@@ -80,11 +79,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_ground(folder)
     for name, options in RECIPES.items():
         (folder / f"{name}.toml").write_text(example_recipe(**options), encoding="utf-8")
-    torch.manual_seed(0)
-    task = TaskHypernetwork(load_task_recipe(folder / "recipe.toml").hypernetwork)
-    for parameter in (*task.heads.parameters(), *task.offsets.parameters()):
-        torch.nn.init.normal_(parameter, std=0.1)
-    (folder / "task.pt").write_bytes(packed(task.state_dict()))
+    write_random_task(folder, "recipe.toml")
     return folder
 
 
@@ -113,7 +108,8 @@ def test_what_is_read_is_what_use_makes_of_description_and_examples(ground: Path
         description, *examples = text.split("\n\n") if recipe == "recipe" else ["", *text.split("\n\n")]
         pairs = [example.removeprefix("Input: ").split("\nOutput: ") for example in examples]
         assert text == described(description, [TaskExample(*pair) for pair in pairs])
-        assert all(answer == f"out{one.task}" or answer.startswith("out") for _, answer in pairs)
+        task = made.drawer.tasks[one.task].name
+        assert {answer for _, answer in pairs} == {task.replace("task", "out")}
         asked = [decode(row.ids.tolist()) for row in one.rows]
         assert pairs and not any(f"{given}<" in row or f"{given}\n" in row for given, _ in pairs for row in asked)
         assert len(one.description) <= made.row_maker.max_tokens and len(pairs) <= 3
@@ -128,7 +124,7 @@ def test_what_is_read_is_what_use_makes_of_description_and_examples(ground: Path
 def test_examples_that_leave_no_room_are_left_out(ground: Path, tmp_path: Path) -> None:
     made = run(ground, "recipe", tmp_path / "run")
     plain = {tuple(ids) for task in made.drawer.tasks for ids in (*task.descriptions, task.definition)}
-    made.drawer.shown = type(made.drawer.shown)(made.recipe.examples, 8, made.row_maker.gap)  # type: ignore[misc]
+    made.drawer.shown = ShownExamples(made.recipe.examples, 8, made.row_maker.gap)
     assert all(tuple(one.description) in plain for one in made.drawer.draw(5, 4, 2)[1])
 
 
@@ -154,7 +150,9 @@ def test_only_the_task_hypernetwork_learns_and_is_exported_with_room_for_example
     out = tmp_path / "task.onnx"
     export_task_run(load_task_recipe(ground / "short.toml"), tmp_path / "run", ground / "base.gguf", out)
     info = OnnxHypernetwork.load(out).info
-    assert info.chunk_tokens == 160 and info.card["way"] == "examples"
+    assert info.chunk_tokens == 160 and info.card["way"] == "examples" and info.card["instances_seen"] == 4 * 2 * 2
+    assert info.card["data"]["started_from"] == ground.name  # type: ignore[index]
+    assert info.card["data"]["examples"] == 3 and info.card["data"]["frozen"] == ["offsets"]  # type: ignore[index]
 
 
 @pytest.mark.filterwarnings("ignore")

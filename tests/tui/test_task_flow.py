@@ -220,7 +220,7 @@ async def test_a_task_goes_on_after_a_restart_and_can_be_stopped() -> None:
         await type_task(pilot, TASK)
         await pilot.press("enter")
         await until(pilot, lambda: states(bench) == ["running"])
-        assert "Sort the words" in bench.app.state.board.line
+        assert "Sort the words" in bench.app.state.board.line()
         await pilot.press("ctrl+q")
         await until(pilot, lambda: bench.app._exit)
     assert states(bench) == ["queued"]

@@ -85,21 +85,21 @@ def test_board_shows_live_progress_and_counts_the_rest() -> None:
     board = JobBoard()
     board.replace([job(1, "running"), job(2), job(3, "paused", 2, 8), job(4, "done")])
     board.apply(JobAdvanced(1, Progress("generate", 17, 41, "lease", 130.2)))
-    assert board.line == "▸ lease.pdf: encode + generate 17 of 41 chunks ████░░░░░░ 41.5 % 2:10 left, 2 more"
+    assert board.line() == "▸ lease.pdf: encode + generate 17 of 41 chunks ████░░░░░░ 41.5 % 2:10 left, 2 more"
     short = "▸ lease.pdf: encode + generate 17 of 41 chunks 2:10 left, 2 more"
-    assert board.line_within(len(board.line)) == board.line
-    assert board.line_within(len(board.line) - 1) == short.replace("chunks", "chunks 41.5 %")
-    assert board.line_within(len(short)) == short
-    assert board.line_within(len(short) - 1) == short.replace("lease.pdf", "lease.p…")
-    assert board.line_within(1) == short.replace("lease.pdf", "lease.p…"), "what is left of a name can be told"
+    assert board.line(len(board.line())) == board.line()
+    assert board.line(len(board.line()) - 1) == short.replace("chunks", "chunks 41.5 %")
+    assert board.line(len(short)) == short
+    assert board.line(len(short) - 1) == short.replace("lease.pdf", "lease.p…")
+    assert board.line(1) == short.replace("lease.pdf", "lease.p…"), "what is left of a name can be told"
     board.replace([job(1, "running", 3, 41), job(2)])
     assert board.running is not None and board.running.progress.done == 17, "the database is behind"
     board.apply(JobChanged(job(1, "paused", 18, 41)))
-    assert board.line == "jobs: 1 waiting, 1 paused"
+    assert board.line() == "jobs: 1 waiting, 1 paused"
     assert board.views[0].state == "paused at encode + generate 18 of 41 chunks"
     board.apply(JobAdvanced(99, Progress("encode", 1, 2)))
     board.replace([job(1, "done")])
-    assert board.line == ""
+    assert board.line() == ""
 
 
 def test_memory_survives_and_a_damaged_file_means_starting_plain(tmp_path: Path) -> None:
