@@ -32,7 +32,7 @@ from localhyper.library import AdapterInfo, Library, Passage, now
 from localhyper.lora import LoraWeights, Metric, even_ranks, recompress, scale, validate
 from localhyper.lora_union import combine
 
-MERGE_VERSION = 1
+MERGE_VERSION = 2
 MERGE = "merge"  # kind of an adapter that is a sum
 MAX_SOURCES = 64
 
@@ -138,17 +138,16 @@ def merge_adapters(
     parts = [_scaled(source) for source in sources]
     with one_thread_a_product():
         total = combine([weights for weights, _ in parts])
-        full = total.rank
-        if rank == 0 and full > MAX_RANK:
-            raise AdapterError(f"the sum has rank {full}, a file takes {MAX_RANK}", "give a --rank")
+        if rank == 0 and total.rank > MAX_RANK:
+            raise AdapterError(f"the sum has rank {total.rank}, a file takes {MAX_RANK}", "give a --rank")
         fitting = {name: metric for name, metric in (metrics or {}).items() if _fits(metric, total, name)}
-        result = recompress(total, rank or MAX_RANK, fitting)
+        result = recompress(total, rank or MAX_RANK, fitting, shared=True)
     return Merged(
         validate(even_ranks(result.weights)),
         read_architecture(sources[0].path),
         fingerprint,
         result.energy_kept,
-        full,
+        total.mean_rank,
         tuple(_sha256(source.path) for source in sources),
         next((metadata.values for _, metadata in parts if metadata.values), ""),
     )
@@ -194,7 +193,7 @@ def merged_metadata(merged: Merged, sources: Sequence[MergeSource], name: str) -
         hypernetwork_name=net[0],
         hypernetwork_sha256=net[1],
         base_fingerprint=merged.fingerprint,
-        rank=merged.weights.rank,
+        rank=merged.weights.mean_rank,
         energy_kept=min(1.0, merged.energy_kept),
         made_at=now(),
         merged_from=json.dumps(origin, ensure_ascii=False),

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from localhyper.association_sum import SumState
 from localhyper.atomic import atomic_path, remove_stale
 from localhyper.errors import AdapterError
 from localhyper.lora import AccumulatorState, LoraTarget, LoraWeights, validate
 from localhyper.whitening import InputMoment
 
-VERSION = 3
+VERSION = 4
 logger = logging.getLogger(__name__)
 
 
@@ -36,7 +37,7 @@ class Checkpoint:
     """
 
     done: int
-    state: AccumulatorState
+    state: SumState
     moments: Mapping[str, InputMoment] = field(default_factory=dict)
 
 
@@ -74,7 +75,7 @@ class CheckpointFile:
 
 def _to_arrays(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
     state = checkpoint.state
-    parts = {"settled": state.settled, "pending": state.pending}
+    parts = {"strongest": state.strongest, "settled": state.weaker.settled, "pending": state.weaker.pending}
     layers = {
         part: {name: list(target.layers) for name, target in weights.targets.items()}
         for part, weights in parts.items()
@@ -84,7 +85,8 @@ def _to_arrays(checkpoint: Checkpoint) -> dict[str, NDArray[np.generic]]:
     about = {
         "version": VERSION,
         "done": checkpoint.done,
-        "kept_share": state.kept_share,
+        "added": state.added,
+        "kept_share": state.weaker.kept_share,
         "layers": layers,
         "tokens": tokens,
     }
@@ -115,7 +117,8 @@ def _from_arrays(arrays: dict[str, NDArray[np.generic]]) -> Checkpoint:
         }
         return validate(LoraWeights(targets))
 
-    state = AccumulatorState(part("settled"), part("pending"), float(about["kept_share"]))
+    weaker = AccumulatorState(part("settled"), part("pending"), float(about["kept_share"]))
+    state = SumState(part("strongest"), weaker, int(about["added"]))
     moments = {name: _moment(arrays, name, int(tokens)) for name, tokens in about["tokens"].items()}
     return Checkpoint(int(about["done"]), state, moments)
 

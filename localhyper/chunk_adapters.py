@@ -76,7 +76,7 @@ class ChunkWriter:
             hypernetwork_name=info.name,
             hypernetwork_sha256=info.sha256,
             base_fingerprint=self.base.fingerprint,
-            rank=whole_blocks.rank,
+            rank=whole_blocks.mean_rank,
             energy_kept=result.energy_kept,
             made_at=now(),
             values=info.values,

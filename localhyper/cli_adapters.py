@@ -209,7 +209,7 @@ def merge(
 
 
 def _tell_loss(merged: Merged) -> None:
-    rank = merged.weights.rank
+    rank = merged.weights.mean_rank
     cut = f"rank {merged.full_rank} cut to {rank}, " if rank < merged.full_rank else f"rank {rank}, "
     note(f"{cut}{merged.energy_kept:.2%} of the energy kept")
 

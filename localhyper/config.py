@@ -64,7 +64,9 @@ class SamplingSettings:
 class AdapterSettings:
     """How adapters are made."""
 
-    rank_budget: int = setting(256, "rank an adapter is recompressed to; 0 = never", low=0, high=4096)
+    rank_budget: int = setting(
+        256, "rank an adapter is recompressed to, on the mean over its blocks; 0 = never", low=0, high=4096
+    )
     chunk_rank: int = setting(
         64, "rank of the adapters that a long document's chunks get beside; 0 = they get none", low=0, high=4096
     )

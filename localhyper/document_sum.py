@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from localhyper.association_sum import STRONGEST, AssociationSum, SumState
 from localhyper.blas_threads import one_thread_a_product
 from localhyper.engine import Activations
 from localhyper.hypernet import Hypernetwork
-from localhyper.lora import Accumulator, AccumulatorState, LoraWeights, Recompressed, even_ranks, working_rank
+from localhyper.lora import TOKENS, LoraWeights, Recompressed, even_ranks, working_rank
 from localhyper.whitening import InputMoment, Whitened, add_inputs, whiten
 
 
@@ -20,22 +21,22 @@ class DocumentSum:
     def __init__(self, hypernetwork: Hypernetwork, rank: int) -> None:
         """`rank` is the budget of the result, at least 1."""
         self._hypernetwork, self._rank = hypernetwork, rank
-        self._accumulator: Accumulator | None = None
+        self._parts: AssociationSum | None = None
         self._moments: dict[str, InputMoment] = {}
 
     @property
-    def state(self) -> AccumulatorState | None:
+    def state(self) -> SumState | None:
         """What has been added, for a checkpoint; None before the first chunk."""
-        return self._accumulator.state if self._accumulator is not None else None
+        return self._parts.state if self._parts is not None else None
 
     @property
     def moments(self) -> Mapping[str, InputMoment]:
         """Target name to the moment of the inputs, where the bundle whitens by it."""
         return self._moments
 
-    def restore(self, state: AccumulatorState, moments: Mapping[str, InputMoment]) -> None:
+    def restore(self, state: SumState, moments: Mapping[str, InputMoment]) -> None:
         """Go on from another sum's `state` and `moments`."""
-        self._sum(state.settled or state.pending).restore(state)
+        self._sum(state.strongest or state.weaker.settled or state.weaker.pending).restore(state)
         self._moments = dict(moments)
 
     def add(self, weights: LoraWeights, activations: Activations) -> None:
@@ -65,11 +66,14 @@ class DocumentSum:
     def _whiten(self, weights: LoraWeights) -> Whitened:
         return whiten(weights, self._moments, self._hypernetwork.metrics(), self._hypernetwork.info.whitening)
 
-    def _sum(self, like: LoraWeights | None = None) -> Accumulator:
-        """The accumulator, made when the widths of the targets are known."""
-        if self._accumulator is None:
-            self._accumulator = Accumulator(self._limit(like), self._hypernetwork.metrics())
-        return self._accumulator
+    def _sum(self, like: LoraWeights | None = None) -> AssociationSum:
+        """The sum, made when the widths of the targets are known."""
+        if self._parts is None:
+            info = self._hypernetwork.info
+            # What other hypernetworks write is no list of associations, and without whitening nothing was measured.
+            strongest = STRONGEST if info.whitening and info.values == TOKENS else 0
+            self._parts = AssociationSum(self._limit(like), self._hypernetwork.metrics(), strongest)
+        return self._parts
 
     def _limit(self, like: LoraWeights | None) -> int:
         targets = like.targets.values() if like is not None else ()

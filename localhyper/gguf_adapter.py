@@ -17,7 +17,7 @@ from localhyper.base_header import module_shapes, read_base_header
 from localhyper.engine import BaseModelInfo
 from localhyper.errors import AdapterError
 from localhyper.gguf_header import MAX_NAME_BYTES, GgufHeader, HeaderError, TensorEntry, read_header, shown
-from localhyper.gguf_writer import ALPHA, BLOCK_BYTES, Dtype, Encoded, block_scales, encode, write_gguf
+from localhyper.gguf_writer import ALPHA, BLOCK, BLOCK_BYTES, Dtype, Encoded, block_scales, encode, write_gguf
 from localhyper.lora import FloatArray, LoraWeights
 from localhyper.lora_union import stack_blocks
 
@@ -49,7 +49,7 @@ class AdapterMetadata:
         hypernetwork_name: Name in the hypernetwork's bundle.
         hypernetwork_sha256: Hex digest of the bundle.
         base_fingerprint: `BaseModelInfo.fingerprint` of the base it was made for; empty in foreign adapters.
-        rank: Rank of its matrices.
+        rank: Rank of its matrices, on the mean over blocks.
         energy_kept: Share of squared norm that recompression kept, 1.0 = lossless.
         made_at: ISO 8601 time in UTC.
         merged_from: JSON list of the adapters it was merged from: `name`, `scale`, `sha256` of the file; else empty.
@@ -109,7 +109,9 @@ def unpermute_for_base(b: FloatArray, head_count: int, architecture: str) -> Flo
 def write_adapter(
     path: Path, weights: LoraWeights, base: BaseModelInfo, metadata: AdapterMetadata, dtype: Dtype = "f16"
 ) -> None:
-    """Write an adapter atomically. Alpha = rank, so that llama.cpp's alpha / rank is 1: all scaling is in b.
+    """Write an adapter atomically; all scaling is in b, by the rule that llama.cpp multiplies by alpha / rank.
+
+    Alpha is the largest rank. A matrix with zeros up to that is written without them, its b by so much smaller.
 
     Raises:
         AdapterError: The weights do not fit the base, are not finite, or their targets differ in rank.
@@ -164,8 +166,11 @@ def _matrices(weights: LoraWeights, dtype: Dtype) -> dict[str, Encoded]:
     """GGUF tensor name to its matrix in a number format."""
     matrices = {}
     for module, target in weights.targets.items():
-        for row, block in enumerate(target.layers):
-            for half, matrix in (("lora_a", target.a[row]), ("lora_b", target.b[row])):
+        step = BLOCK if dtype in BLOCK_BYTES and target.rank % BLOCK == 0 else 1
+        for row, (block, own) in enumerate(zip(target.layers, target.own_ranks, strict=True)):
+            rank = max(step, -(-own // step) * step)
+            b = target.b[row, :, :rank] * np.float32(rank / target.rank)
+            for half, matrix in (("lora_a", target.a[row, :rank]), ("lora_b", b)):
                 name = f"blk.{block}.{module}.weight.{half}"
                 matrices[name] = encode(name, matrix, dtype)
     return matrices

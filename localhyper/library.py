@@ -44,7 +44,7 @@ class AdapterInfo:
         base_fingerprint: Fingerprint of that base model.
         hypernet_name: Name of the hypernetwork; empty where none made it.
         hypernet_sha256: Digest of the hypernetwork's bundle; likewise.
-        rank: LoRA rank; of one that is yet to be made its rank budget, 0 = none.
+        rank: LoRA rank, on the mean over blocks; of one that is yet to be made its rank budget, 0 = none.
         energy_kept: Share of the generated update's energy that survived recompression, 1.0 = all.
         tokens: Tokens of the document; 0 where no document is known.
         chunks: Chunks it was cut into; likewise.

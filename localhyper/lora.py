@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from localhyper.blas_threads import each
 from localhyper.errors import AdapterError
+from localhyper.rank_budget import allot_ranks
 
 FloatArray = NDArray[np.float32]
 TOKENS = "tokens"  # what associations write: tokens as they are in a text
@@ -36,8 +37,21 @@ class LoraTarget:
 
     @property
     def rank(self) -> int:
-        """Rank of every block of this target."""
+        """Rank of every block of this target, zeros that fill it up counted."""
         return int(self.a.shape[1])
+
+    @property
+    def own_ranks(self) -> tuple[int, ...]:
+        """Rank of each block up to the last that is not all zeros."""
+        return tuple(
+            _last(rows.any(axis=1) & columns.any(axis=0)) for rows, columns in zip(self.a, self.b, strict=True)
+        )
+
+
+def _last(flags: NDArray[np.bool_]) -> int:
+    """Place after the last that is set; 0 where none is."""
+    places = np.flatnonzero(flags)
+    return int(places[-1]) + 1 if len(places) else 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +64,12 @@ class LoraWeights:
     def rank(self) -> int:
         """The largest rank of any target; 0 for no targets."""
         return max((target.rank for target in self.targets.values()), default=0)
+
+    @property
+    def mean_rank(self) -> int:
+        """Rank of a target on the mean over its blocks, rounded up, zeros that fill them up left out; the largest."""
+        ranks = [target.own_ranks for target in self.targets.values()]
+        return max((-(-sum(of_blocks) // len(of_blocks)) for of_blocks in ranks), default=0)
 
 
 @dataclass(frozen=True)
@@ -227,8 +247,10 @@ def scale(weights: LoraWeights, gain: float, per_layer: Mapping[int, float] | No
     return LoraWeights({name: scaled(target) for name, target in weights.targets.items()})
 
 
-def recompress(weights: LoraWeights, rank: int, metrics: Mapping[str, Measure] | None = None) -> Recompressed:
-    """Truncate every block to `rank` so that the least is lost in the metric; exact where nothing has to go.
+def recompress(
+    weights: LoraWeights, rank: int, metrics: Mapping[str, Measure] | None = None, *, shared: bool = False
+) -> Recompressed:
+    """Truncate every block so that the least is lost in the metric; exact where nothing has to go.
 
     For each block, with M = B·A·C^{1/2}, the kept update is U_k·U_kᵀ·B·A, where U_k are the k first left singular
     vectors of M: the best rank-k approximation of B·A in the norm ‖X·C^{1/2}‖. B goes through QR first, so that
@@ -239,6 +261,7 @@ def recompress(weights: LoraWeights, rank: int, metrics: Mapping[str, Measure] |
         weights: Any adapter.
         rank: Rank budget of each block, at least 1.
         metrics: Target name to the second moment of its inputs; targets without one are truncated in the plain norm.
+        shared: Whether the blocks of a target share their budgets (`allot_ranks`); zeros then fill up the smaller ones.
 
     Returns:
         The new weights and kept / total squared singular values over all blocks and targets.
@@ -246,42 +269,73 @@ def recompress(weights: LoraWeights, rank: int, metrics: Mapping[str, Measure] |
     if rank < 1:
         raise AdapterError(f"rank must be at least 1, got {rank}")
     check_metrics(weights, {name: m for name, m in (metrics or {}).items() if isinstance(m, Metric)})
-    if weights.rank <= rank:
+    if all(_within(target, rank, shared) for target in weights.targets.values()):
         return Recompressed(weights, 1.0)
     kept = total = 0.0
     targets = {}
     for name, target in weights.targets.items():
         metric = (metrics or {}).get(name)
-        targets[name], target_kept, target_total = _recompress_target(target, rank, metric)
+        targets[name], target_kept, target_total = _recompress_target(target, rank, metric, shared)
         kept, total = kept + target_kept, total + target_total
     return Recompressed(LoraWeights(targets), kept / total if total > 0 else 1.0)
 
 
-def _recompress_target(target: LoraTarget, rank: int, metric: Measure | None) -> tuple[LoraTarget, float, float]:
+def _within(target: LoraTarget, rank: int, shared: bool) -> bool:
+    """Whether a budget holds a target as it is."""
+    return target.rank <= rank or (shared and sum(target.own_ranks) <= rank * len(target.layers))
+
+
+def _recompress_target(
+    target: LoraTarget, rank: int, metric: Measure | None, shared: bool
+) -> tuple[LoraTarget, float, float]:
     """One target, its kept and its total energy. The energy of an untouched target counts too."""
-    blocks = each(lambda index: _truncate(target, index, rank, metric), range(len(target.layers)))
-    total = sum(float(energies.sum()) for _, _, energies in blocks)
-    if target.rank <= rank:
+    turned = each(lambda index: _turned(target, index, metric), range(len(target.layers)))
+    energies = [block.energies for block in turned]
+    total = sum(float(of_block.sum()) for of_block in energies)
+    if _within(target, rank, shared):
         return target, total, total
-    kept = sum(float(energies[:rank].sum()) for _, _, energies in blocks)
-    a, b = np.stack([a for a, _, _ in blocks]), np.stack([b for _, b, _ in blocks])
-    return LoraTarget(target.layers, a, b), kept, total
+    ranks = allot_ranks(energies, rank) if shared else [min(rank, len(energies[0]))] * len(turned)
+    kept = sum(float(of_block[:k].sum()) for of_block, k in zip(energies, ranks, strict=True))
+    pairs = [block.cut(k, max(1, *ranks)) for block, k in zip(turned, ranks, strict=True)]
+    return LoraTarget(target.layers, np.stack([a for a, _ in pairs]), np.stack([b for _, b in pairs])), kept, total
 
 
-def _truncate(
-    target: LoraTarget, index: int, rank: int, metric: Measure | None
-) -> tuple[FloatArray, FloatArray, NDArray[np.float64]]:
-    """One block's new a [k, d_in] and b [d_out, k], and all squared singular values of M, the largest first."""
+@dataclass(frozen=True)
+class _Turned:
+    """One block's update in the order of what its directions weigh: b @ a = outer @ vectors @ vectorsᵀ @ right.
+
+    Attributes:
+        outer: float32 [d_out, m] with orthonormal columns; None = identity.
+        right: float32 [m, d_in].
+        vectors: float32 [m, m], a direction a column, the heaviest first.
+        energies: float64 [m], squared singular values of M.
+    """
+
+    outer: FloatArray | None
+    right: FloatArray
+    vectors: FloatArray
+    energies: NDArray[np.float64]
+
+    def cut(self, rank: int, width: int) -> tuple[FloatArray, FloatArray]:
+        """The `rank` first directions as a [width, d_in] and b [d_out, width], zeros in the rest."""
+        turn = self.vectors[:, :rank]
+        a, b = turn.T @ self.right, turn if self.outer is None else self.outer @ turn
+        # Balanced, so that half precision suits both.
+        norms = np.linalg.norm(a, axis=1)
+        roots = np.sqrt(np.where(norms > 0, norms, 1.0)).astype(np.float32)
+        missing = width - rank
+        return (
+            np.pad((a / roots[:, None]).astype(np.float32), ((0, missing), (0, 0))),
+            np.pad((b * roots).astype(np.float32), ((0, 0), (0, missing))),
+        )
+
+
+def _turned(target: LoraTarget, index: int, metric: Measure | None) -> _Turned:
     outer, right = _orthogonal_left(target.a[index], target.b[index])
     gram = metric.gram(index, right) if metric is not None else right @ right.T
     values, vectors = np.linalg.eigh(gram.astype(np.float64))
-    energies = np.maximum(values[::-1], 0.0)
-    turn = np.ascontiguousarray(vectors[:, ::-1][:, :rank], dtype=np.float32)
-    a, b = turn.T @ right, turn if outer is None else outer @ turn
-    # Balanced, so that half precision suits both.
-    norms = np.linalg.norm(a, axis=1)
-    roots = np.sqrt(np.where(norms > 0, norms, 1.0)).astype(np.float32)
-    return (a / roots[:, None]).astype(np.float32), (b * roots).astype(np.float32), energies
+    ordered = np.ascontiguousarray(vectors[:, ::-1], dtype=np.float32)
+    return _Turned(outer, right, ordered, np.maximum(values[::-1], 0.0))
 
 
 def _orthogonal_left(a: FloatArray, b: FloatArray) -> tuple[FloatArray | None, FloatArray]:
@@ -352,8 +406,8 @@ class Accumulator:
     """Sums the adapters of many chunks in bounded memory.
 
     Parts are kept as they are until their ranks together exceed `limit`; then they are folded (lossless, where
-    the limit reaches min(d_in, d_out)) or recompressed to half the limit. Energy lost on the way is part of
-    `finish().energy_kept`, which then is an estimate: losses of different steps are added as if orthogonal.
+    the limit reaches min(d_in, d_out)) or recompressed to half the limit. What share of the energy that kept is an
+    estimate: losses of different steps are added as if orthogonal.
     """
 
     def __init__(self, limit: int, metrics: Mapping[str, Metric] | None = None) -> None:
@@ -408,23 +462,29 @@ class Accumulator:
             return fold(merge(self._pending), self._settled)
         return merge([self._settled, *self._pending])
 
-    def finish(
-        self, bias: LoraWeights | None, rank: int, turn: Callable[[LoraWeights], Turned] | None = None
-    ) -> Recompressed:
-        """Append the bias once and recompress to the budget.
 
-        Args:
-            bias: The context-free adapter; None = none.
-            rank: Rank budget.
-            turn: Applied to the sum before the bias joins it; also gives the metrics of the last recompression.
+def finish_sum(
+    total: LoraWeights,
+    bias: LoraWeights | None,
+    rank: int,
+    metrics: Mapping[str, Metric],
+    turn: Callable[[LoraWeights], Turned] | None = None,
+) -> Recompressed:
+    """Append the bias once to a sum and recompress to the budget.
 
-        Raises:
-            AdapterError: Nothing was added, or a budget below 1.
-        """
-        turned = turn(self.total()) if turn is not None else None
-        summed, metrics = (turned.weights, turned.metrics) if turned is not None else (self.total(), self._metrics)
-        result = recompress(merge([summed], bias), rank, metrics)
-        return Recompressed(result.weights, result.energy_kept * self._kept_share)
+    Args:
+        total: The sum.
+        bias: The context-free adapter; None = none.
+        rank: Rank budget, which the blocks of a target share.
+        metrics: Second moments to measure what is lost in, unless `turn` gives others.
+        turn: Applied to the sum before the bias joins it; also gives the metrics of the recompression.
+
+    Raises:
+        AdapterError: A budget below 1.
+    """
+    turned = turn(total) if turn is not None else None
+    summed, measured = (turned.weights, turned.metrics) if turned is not None else (total, metrics)
+    return recompress(merge([summed], bias), rank, measured, shared=True)
 
 
 def even_ranks(weights: LoraWeights, step: int = 1) -> LoraWeights:

@@ -64,7 +64,7 @@ def store_adapter(
     summed: int = 1,
 ) -> AdapterInfo:
     """Write the file, a sum of chunks, then the row: a file without a row is harmless, a row without a file is not."""
-    info = replace(info, rank=result.weights.rank, energy_kept=result.energy_kept)
+    info = replace(info, rank=result.weights.mean_rank, energy_kept=result.energy_kept)
     return library.add(write_file(info, result.weights, origin.base, origin.bundle, summed=summed), passages)
 
 

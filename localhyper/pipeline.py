@@ -35,7 +35,7 @@ from localhyper.whole_document import ChunkSum, make_whole, overview_of, work_ke
 DEFAULT_RANK = AdapterSettings().rank_budget
 DEFAULT_CHUNK_RANK = AdapterSettings().chunk_rank
 SMALLEST_CHUNK = 16  # tokens
-KEY_VERSION = 6  # raise it when the same inputs would give another adapter
+KEY_VERSION = 7  # raise it when the same inputs would give another adapter
 PASSAGE_CHARS = 400
 _SENTENCE_END = re.compile(r"(?<=[.!?…\u3002\uff01\uff1f])\s+|\n\s*\n")
 

@@ -32,8 +32,8 @@ from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
 
 UNLIMITED_RANK = 1 << 14  # most an adapter file may have
-WORK_VERSION = 1
-CHECKPOINT_SECONDS = 2.0
+WORK_VERSION = 2
+CHECKPOINT_SECONDS = 5.0
 
 Beside = Callable[[Chunk, LoraWeights, Activations], None]
 """Does more with a chunk that is about to be in the sum, its weights, and the activations they were made of."""
@@ -196,7 +196,7 @@ def make_whole(
     result = work.finish()
     steps.report("write", 0, 1)
     with steps.timed("write"):
-        made = replace(info, rank=result.weights.rank, energy_kept=result.energy_kept)
+        made = replace(info, rank=result.weights.mean_rank, energy_kept=result.energy_kept)
         made = write_file(made, result.weights, engine.info, bundle, summed=len(chunks))
         library.set_whole(made)
     if checkpoint is not None:

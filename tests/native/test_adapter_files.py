@@ -57,15 +57,28 @@ def test_llama_cpp_takes_every_format(engine: LlamaEngine, tmp_path: Path, dtype
     assert np.abs(got - wanted).max() <= {"f32": 0.0, "f16": 0.05, "q8_0": 0.3, "q5_0": 1.0}[dtype]
 
 
-def foreign(path: Path, weights: LoraWeights, alpha: float, kind: gguf.GGMLQuantizationType) -> Path:
-    """A file as another tool writes it: any alpha, a rank for each block, any type of matrix."""
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_of_different_ranks_act_as_if_filled_up(engine: LlamaEngine, tmp_path: Path, dtype: Dtype) -> None:
+    weights = tiny_lora(rank=64, modules=MODULES, size=0.1)
+    for target in weights.targets.values():
+        target.a[0, 32:], target.b[0, :, 32:] = 0, 0
+    filled = foreign(tmp_path / "filled.gguf", weights, 64.0, gguf.GGMLQuantizationType.F32, first=64)
+    write_adapter(tmp_path / "out.gguf", weights, engine.info, AdapterMetadata(), dtype)
+    wanted = logits(engine, AdapterUse(filled))
+    got = logits(engine, AdapterUse(tmp_path / "out.gguf"))
+    assert np.abs(wanted - logits(engine)).max() > 0.3, "the adapter must matter for this test to mean anything"
+    assert np.abs(got - wanted).max() <= {"f32": 1e-4, "f16": 0.05, "q8_0": 0.3, "q5_0": 1.0}[dtype]
+
+
+def foreign(path: Path, weights: LoraWeights, alpha: float, kind: gguf.GGMLQuantizationType, first: int = 32) -> Path:
+    """A file as another tool writes it: any alpha, a rank for each block (`first` for the first), any type."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_type("adapter")
     writer.add_string("adapter.type", "lora")
     writer.add_float32("adapter.lora.alpha", alpha)
     for module, target in weights.targets.items():
         for row, block in enumerate(target.layers):
-            rank = target.rank if row else 32
+            rank = target.rank if row else first
             for half, matrix in (("lora_a", target.a[row][:rank]), ("lora_b", target.b[row][:, :rank])):
                 data = gguf.quants.quantize(np.ascontiguousarray(matrix), kind)
                 writer.add_tensor(f"blk.{block}.{module}.weight.{half}", data, raw_dtype=kind)

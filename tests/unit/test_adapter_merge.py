@@ -78,7 +78,7 @@ def test_the_sum_is_exact_where_the_budget_allows(place: Place, scale: float) ->
     parts = [(read_adapter(source.path)[0], source.scale) for source in sources]
     for budget in (0, 7):
         merged = merge_adapters(sources, budget, base=place.base)
-        assert (merged.full_rank, merged.energy_kept, merged.weights.rank) == (7, 1.0, 7)
+        assert (merged.full_rank, merged.energy_kept, merged.weights.rank) == (5, 1.0, 7)  # blocks of 3 and 7
         got, wanted = lora_deltas(merged.weights), total(parts)
         assert got.keys() == wanted.keys()
         assert all(np.allclose(got[name], wanted[name], atol=1e-5) for name in wanted)
@@ -86,8 +86,9 @@ def test_the_sum_is_exact_where_the_budget_allows(place: Place, scale: float) ->
 
 def test_a_budget_keeps_the_best_and_says_how_much(place: Place) -> None:
     sources = [place.source("lease"), place.source("rules")]
-    kept = [merge_adapters(sources, rank).energy_kept for rank in (1, 3, 5)]
+    kept = [merge_adapters(sources, rank).energy_kept for rank in (1, 3, 4)]
     assert 0 < kept[0] < kept[1] < kept[2] < 1
+    assert merge_adapters(sources, 5).energy_kept == 1.0, "blocks of ranks 3 and 7 share two budgets of 5"
     exact = lora_deltas(merge_adapters(sources, 0).weights)
     cut = lora_deltas(merge_adapters(sources, 3).weights)
     lost = sum(float(np.square(exact[name] - cut[name]).sum()) for name in exact)
@@ -123,7 +124,7 @@ def test_the_row_and_the_file_say_where_it_comes_from(place: Place) -> None:
         20,
         3,
     )
-    assert (made.hypernet_name, made.base_name, made.rank, made.usable) == ("net", "tiny-llama", 7, True)
+    assert (made.hypernet_name, made.base_name, made.rank, made.usable) == ("net", "tiny-llama", 5, True)
     metadata = read_metadata(made.path)
     assert metadata.base_fingerprint == place.base.fingerprint
     assert json.loads(metadata.merged_from) == [

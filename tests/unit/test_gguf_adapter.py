@@ -24,6 +24,7 @@ from localhyper.gguf_adapter import (
     unpermute_for_base,
     write_adapter,
 )
+from localhyper.gguf_writer import Dtype
 from localhyper.lora import LoraTarget, LoraWeights
 from tests.tiny_gguf import TinySpec, tiny_lora, write_tiny_gguf
 
@@ -113,6 +114,25 @@ def test_any_rank_comes_back(
     write_adapter(path, weights, base, metadata(base), "f32")
     assert np.array_equal(read_adapter(path)[0].targets["ffn_down"].a, weights.targets["ffn_down"].a)
     assert check_adapter(path, base).name == "Vertrag"
+
+
+@pytest.mark.parametrize(("dtype", "ranks"), [("f32", (40, 96)), ("q8_0", (64, 96)), ("f16", (1, 96))])
+def test_zeros_that_fill_up_a_block_are_not_written(
+    tmp_path: Path, base: BaseModelInfo, dtype: Dtype, ranks: tuple[int, int]
+) -> None:
+    weights = tiny_lora(rank=96, modules=("ffn_down",))
+    target = weights.targets["ffn_down"]
+    target.a[0, 40 if ranks[0] > 1 else 0 :] = 0
+    target.b[0, :, 40 if ranks[0] > 1 else 0 :] = 0
+    path = tmp_path / "a.gguf"
+    write_adapter(path, weights, base, metadata(base), dtype)
+    shapes = {tensor.name: list(tensor.shape) for tensor in gguf.GGUFReader(path).tensors}
+    first = [shapes[f"blk.{block}.ffn_down.weight.lora_b"][0] for block in target.layers[:2]]
+    assert first == [shapes[f"blk.{block}.ffn_down.weight.lora_a"][1] for block in target.layers[:2]] == list(ranks)
+    got = read_adapter(path)[0].targets["ffn_down"]
+    off = {"f32": 1e-6, "f16": 1e-3, "q8_0": 0.01}[dtype]
+    wanted = target.b @ target.a
+    assert np.abs(got.b @ got.a - wanted).max() <= off * np.abs(wanted).max()
 
 
 def test_permutation_is_the_converters(base: BaseModelInfo) -> None:

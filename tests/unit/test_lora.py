@@ -18,6 +18,8 @@ from localhyper.lora import (
     LoraTarget,
     LoraWeights,
     Metric,
+    Recompressed,
+    finish_sum,
     fold,
     merge,
     recompress,
@@ -125,9 +127,39 @@ def test_the_order_of_chunks_changes_nothing(seed: int, order: list[int], limit:
         accumulator = Accumulator(max(limit, 7), metrics)
         for part in sequence:
             accumulator.add(part)
-        return dense(accumulator.finish(None, 7).weights)
+        return dense(finish_sum(accumulator.total(), None, 7, metrics).weights)
 
     np.testing.assert_allclose(run([parts[index] for index in order]), run(parts), atol=5e-4)
+
+
+def steep_and_flat(rank: int = 96) -> LoraWeights:
+    """Two blocks of one target: the first block's update lies in few directions, the second's in many."""
+    rng = np.random.default_rng(5)
+    a, b = (np.linalg.qr(rng.normal(size=(2, 128, rank)))[0].astype(np.float32) for _ in range(2))
+    b[0] *= np.geomspace(1, 1e-4, rank, dtype=np.float32)
+    return LoraWeights({"ffn_down": LoraTarget((3, 7), np.ascontiguousarray(np.swapaxes(a, 1, 2)), b)})
+
+
+def test_blocks_share_a_budget_by_what_they_lose() -> None:
+    weights = steep_and_flat()
+    even, shared = recompress(weights, 64), recompress(weights, 64, shared=True)
+    assert shared.weights.targets["ffn_down"].own_ranks == (32, 96)
+    assert shared.weights.mean_rank == even.weights.mean_rank == 64
+
+    def lost(result: Recompressed) -> list[float]:
+        off = dense(result.weights) - dense(weights)
+        return [float((of**2).sum() / (all_**2).sum()) for of, all_ in zip(off, dense(weights), strict=True)]
+
+    assert sum(lost(shared)) < 0.1 * sum(lost(even))
+    assert shared.energy_kept > even.energy_kept
+
+
+def test_blocks_that_fit_a_shared_budget_together_stay_as_they_are() -> None:
+    weights = recompress(steep_and_flat(), 64, shared=True).weights
+    again = recompress(weights, 64, shared=True)
+    assert again.energy_kept == 1.0
+    np.testing.assert_array_equal(dense(again.weights), dense(weights))
+    assert recompress(weights, 64).energy_kept < 1.0
 
 
 def test_the_metric_decides_what_is_kept() -> None:
@@ -145,9 +177,11 @@ def test_the_metric_decides_what_is_kept() -> None:
 
 def test_an_all_zero_adapter_survives() -> None:
     zero = scale(make(0, 5), 0.0)
-    result = recompress(zero, 2)
-    assert result.energy_kept == 1.0
-    assert not dense(result.weights).any()
+    for shared in (False, True):
+        result = recompress(zero, 2, shared=shared)
+        assert result.energy_kept == 1.0
+        assert result.weights.rank > 0
+        assert not dense(result.weights).any()
     validate(result.weights)
 
 
@@ -170,9 +204,11 @@ def test_the_accumulator_stays_bounded_and_resumes_exactly() -> None:
             second.restore(first.state)
         state = whole.state
         assert sum(held.rank for held in (state.settled, state.pending) if held) <= 20
-    one, two = whole.finish(make(50, 2, d_in=40, d_out=30), 8), second.finish(make(50, 2, d_in=40, d_out=30), 8)
+    bias = make(50, 2, d_in=40, d_out=30)
+    one, two = (finish_sum(ended.total(), bias, 8, metrics) for ended in (whole, second))
     np.testing.assert_array_equal(dense(one.weights), dense(two.weights))
     assert one.energy_kept == two.energy_kept < 1.0
+    assert whole.state.kept_share == second.state.kept_share < 1.0
 
 
 def test_targets_of_different_rank_each_keep_the_budget() -> None:
