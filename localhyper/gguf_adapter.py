@@ -18,7 +18,7 @@ from localhyper.engine import BaseModelInfo
 from localhyper.errors import AdapterError
 from localhyper.gguf_header import MAX_NAME_BYTES, GgufHeader, HeaderError, TensorEntry, read_header, shown
 from localhyper.gguf_writer import ALPHA, BLOCK, BLOCK_BYTES, Dtype, Encoded, block_scales, encode, write_gguf
-from localhyper.lora import FloatArray, LoraWeights
+from localhyper.lora import FloatArray, LoraTarget, LoraWeights
 from localhyper.lora_union import stack_blocks
 
 MAX_RANK = 1 << 14
@@ -111,7 +111,8 @@ def write_adapter(
 ) -> None:
     """Write an adapter atomically; all scaling is in b, by the rule that llama.cpp multiplies by alpha / rank.
 
-    Alpha is the largest rank. A matrix with zeros up to that is written without them, its b by so much smaller.
+    Alpha is the largest rank. A matrix that zeros fill up to that is written without them (not in f32), its b by so
+    much smaller.
 
     Raises:
         AdapterError: The weights do not fit the base, are not finite, or their targets differ in rank.
@@ -166,14 +167,24 @@ def _matrices(weights: LoraWeights, dtype: Dtype) -> dict[str, Encoded]:
     """GGUF tensor name to its matrix in a number format."""
     matrices = {}
     for module, target in weights.targets.items():
-        step = BLOCK if dtype in BLOCK_BYTES and target.rank % BLOCK == 0 else 1
-        for row, (block, own) in enumerate(zip(target.layers, target.own_ranks, strict=True)):
-            rank = max(step, -(-own // step) * step)
+        for row, block in enumerate(target.layers):
+            rank = _stored_rank(target, row, dtype)
             b = target.b[row, :, :rank] * np.float32(rank / target.rank)
             for half, matrix in (("lora_a", target.a[row, :rank]), ("lora_b", b)):
                 name = f"blk.{block}.{module}.weight.{half}"
                 matrices[name] = encode(name, matrix, dtype)
     return matrices
+
+
+def _stored_rank(target: LoraTarget, row: int, dtype: Dtype) -> int:
+    """Rank of a block's matrices in a file: without zeros at the end, unless a number format needs them.
+
+    All of it as f32: b times a smaller rank over alpha would be rounded, as in no other way such a file is.
+    """
+    if dtype == "f32":
+        return target.rank
+    step = BLOCK if dtype in BLOCK_BYTES and target.rank % BLOCK == 0 else 1
+    return max(step, -(-target.own_ranks[row] // step) * step)
 
 
 def _base_shapes(base: BaseModelInfo) -> Mapping[str, tuple[int, ...]]:

@@ -12,6 +12,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is in the [train] extra")
 pytest.importorskip("accelerate", reason="accelerate is in the [train] extra")
 
+from localhyper.association_sum import STRONGEST  # noqa: E402
 from localhyper.base_header import read_base_info  # noqa: E402
 from localhyper.bundle import read_bundle  # noqa: E402
 from localhyper.chunking import split_document  # noqa: E402
@@ -30,7 +31,7 @@ from localhyper.export.sum_train import TRAINED, SumRun  # noqa: E402
 from localhyper.export.torch_base import TorchBase  # noqa: E402
 from localhyper.gguf_adapter import read_adapter  # noqa: E402
 from localhyper.hypernet import OnnxHypernetwork  # noqa: E402
-from localhyper.library import Library  # noqa: E402
+from localhyper.library import AdapterInfo, Library  # noqa: E402
 from localhyper.llama_engine import LlamaEngine  # noqa: E402
 from localhyper.pipeline import AttachOptions, attach_document  # noqa: E402
 from localhyper.sources.document import Document  # noqa: E402
@@ -202,15 +203,24 @@ def bundle(ground: Path, trained: SumRun) -> Path:
 
 @pytest.mark.native
 def test_llama_cpp_and_numpy_make_the_adapter_that_was_trained(
-    trained: SumRun, bundle: Path, ground: Path, tmp_path: Path
+    trained: SumRun, bundle: Path, ground: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Training sums all associations alike; attaching lessens the weakest of so long a text, if nobody stops it."""
     net, document = OnnxHypernetwork.load(bundle, threads=1), Document("Boats", TEXT, "txt", "0" * 64)
-    library = Library(Database(tmp_path / "library.sqlite3"), tmp_path / "adapters")
     options = AttachOptions(rank=0, dtype="f32")
+
+    def attached(name: str) -> AdapterInfo:
+        library = Library(Database(tmp_path / f"{name}.sqlite3"), tmp_path / name)
+        return attach_document(document, engine, net, library, options).adapter
+
     with LlamaEngine.load(ground / "base.gguf", EngineConfig(threads=1, threads_batch=1, kv_type="f32")) as engine:
-        info = attach_document(document, engine, net, library, options).adapter
+        lessened = attached("lessened")
+        monkeypatch.setattr("localhyper.document_sum.STRONGEST", 0)
+        info = attached("alike")
         chunks = split_document(document, engine.tokenize, engine.detokenize, 96)
+    assert info.tokens > STRONGEST
     made = read_adapter(info.path)[0].targets["ffn_down"]
+    other = read_adapter(lessened.path)[0].targets["ffn_down"]
     assert info.chunks == len(chunks) > 4 and info.chunk_files == len(chunks)
     long = LongDocument([chunk.token_ids.tolist() for chunk in chunks], {})
     with torch.no_grad():
@@ -220,6 +230,7 @@ def test_llama_cpp_and_numpy_make_the_adapter_that_was_trained(
         assert lora.shared is not None
         want = (lora.shared + lora.b[0] @ lora.a[0]).numpy()
         np.testing.assert_allclose(made.b[layer] @ made.a[layer], want, atol=0.02 * np.abs(want).max())
+        assert np.abs(other.b[layer] @ other.a[layer] - want).max() > 0.05 * np.abs(want).max()
 
 
 def test_the_card_says_what_was_trained(bundle: Path) -> None:
