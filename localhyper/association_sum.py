@@ -25,6 +25,7 @@ from localhyper.lora import (
     Recompressed,
     Turned,
     finish_sum,
+    fold,
     merge,
     scale,
 )
@@ -98,7 +99,7 @@ class AssociationSum:
             AdapterError: Nothing was added, or a budget below 1.
         """
         result = finish_sum(self.total(), bias, rank, self._metrics, turn)
-        return Recompressed(result.weights, result.energy_kept * self._weaker.state.kept_share)
+        return Recompressed(result.weights, result.energy_kept * self._weaker.kept_share)
 
     def total(self) -> LoraWeights:
         """The sum of everything added, the weaker for less.
@@ -118,7 +119,7 @@ class AssociationSum:
         strength = min(MOST_STRENGTH, (self._added / self._most) ** STRENGTH_EXPONENT)
         weaker = self._weaker.total().targets
         lessened = {name: _over_least(weaker[name], target) for name, target in strongest.targets.items()}
-        return scale(merge([strongest, LoraWeights(lessened)]), strength)
+        return _smaller(scale(merge([strongest, LoraWeights(lessened)]), strength))
 
     def _sift(self) -> None:
         """Leave the strongest of each block, and add the others to what is weaker."""
@@ -136,6 +137,12 @@ def sizes(target: LoraTarget) -> FloatArray:
     return found
 
 
+def _smaller(weights: LoraWeights) -> LoraWeights:
+    """The same update as dense matrices, where those are smaller than its factors and so is what is done to them."""
+    widths = [min(target.a.shape[2], target.b.shape[1]) for target in weights.targets.values()]
+    return fold(weights) if weights.rank > max(widths) else weights
+
+
 def _parted(target: LoraTarget, most: int) -> tuple[LoraTarget, LoraTarget]:
     """So many of each block as they are, the strongest, and the others, each times its size; both in their order."""
     size = sizes(target)
@@ -148,8 +155,10 @@ def _parted(target: LoraTarget, most: int) -> tuple[LoraTarget, LoraTarget]:
 
 def _taken(target: LoraTarget, places: NDArray[np.intp]) -> LoraTarget:
     """Some associations of each block, `places` [layers, n]."""
-    a = np.take_along_axis(target.a, places[:, :, None], axis=1)
-    return LoraTarget(target.layers, a, np.take_along_axis(target.b, places[:, None, :], axis=2))
+    # Block by block: rows are copied as a whole, where `np.take_along_axis` looks each value up.
+    a = np.stack([rows[chosen] for rows, chosen in zip(target.a, places, strict=True)])
+    b = np.stack([np.take(columns, chosen, axis=1) for columns, chosen in zip(target.b, places, strict=True)])
+    return LoraTarget(target.layers, a, b)
 
 
 def _over_least(weaker: LoraTarget, strongest: LoraTarget) -> LoraTarget:

@@ -167,8 +167,8 @@ def _matrices(weights: LoraWeights, dtype: Dtype) -> dict[str, Encoded]:
     """GGUF tensor name to its matrix in a number format."""
     matrices = {}
     for module, target in weights.targets.items():
-        for row, block in enumerate(target.layers):
-            rank = _stored_rank(target, row, dtype)
+        ranks = _stored_ranks(target, dtype)
+        for row, (block, rank) in enumerate(zip(target.layers, ranks, strict=True)):
             b = target.b[row, :, :rank] * np.float32(rank / target.rank)
             for half, matrix in (("lora_a", target.a[row, :rank]), ("lora_b", b)):
                 name = f"blk.{block}.{module}.weight.{half}"
@@ -176,15 +176,15 @@ def _matrices(weights: LoraWeights, dtype: Dtype) -> dict[str, Encoded]:
     return matrices
 
 
-def _stored_rank(target: LoraTarget, row: int, dtype: Dtype) -> int:
-    """Rank of a block's matrices in a file: without zeros at the end, unless a number format needs them.
+def _stored_ranks(target: LoraTarget, dtype: Dtype) -> list[int]:
+    """Rank of each block's matrices in a file: without zeros at the end, unless a number format needs them.
 
     All of it as f32: b times a smaller rank over alpha would be rounded, as in no other way such a file is.
     """
     if dtype == "f32":
-        return target.rank
+        return [target.rank] * len(target.layers)
     step = BLOCK if dtype in BLOCK_BYTES and target.rank % BLOCK == 0 else 1
-    return max(step, -(-target.own_ranks[row] // step) * step)
+    return [max(step, -(-own // step) * step) for own in target.own_ranks]
 
 
 def _base_shapes(base: BaseModelInfo) -> Mapping[str, tuple[int, ...]]:

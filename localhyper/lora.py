@@ -425,6 +425,11 @@ class Accumulator:
         """Everything added so far, exactly as it is held."""
         return AccumulatorState(self._settled, merge(self._pending) if self._pending else None, self._kept_share)
 
+    @property
+    def kept_share(self) -> float:
+        """Share of energy that lossy compactions kept so far."""
+        return self._kept_share
+
     def restore(self, state: AccumulatorState) -> None:
         """Go on from another accumulator's state."""
         self._settled, self._kept_share = state.settled, state.kept_share

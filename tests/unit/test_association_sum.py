@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -59,11 +61,11 @@ def summed(parts: list[LoraWeights], most: int, waiting: int) -> AssociationSum:
     order=st.randoms(),
 )
 def test_the_weaker_count_by_their_size_in_any_order(
-    seed: int, ranks: list[int], most: int, waiting: int, order: st.DataObject
+    seed: int, ranks: list[int], most: int, waiting: int, order: random.Random
 ) -> None:
     parts = [make(seed + number, rank) for number, rank in enumerate(ranks)]
     expected = wanted(merge(parts), most) if sum(ranks) > most else dense(merge(parts))
-    order.shuffle(parts)  # type: ignore[attr-defined]
+    order.shuffle(parts)
     got = dense(summed(parts, most, waiting).total())
     np.testing.assert_allclose(got, expected, atol=2e-4 * np.abs(expected).max())
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from localhyper.gguf_writer import BLOCK
 from localhyper.rank_budget import STEP, allot_ranks
 
 FALLS = st.lists(st.floats(0.01, 100), min_size=1, max_size=5).map(lambda values: np.array(sorted(values)[::-1]))
@@ -35,7 +36,7 @@ def test_no_other_way_loses_less(energies: list[NDArray[np.float64]], rank: int)
 def test_ranks_are_whole_blocks_of_quantized_files(rank: int) -> None:
     steep, flat = np.geomspace(1, 1e-12, 576), np.geomspace(1, 1e-1, 576)
     ranks = allot_ranks([steep, flat, flat], rank)
-    assert all(one % STEP == 0 for one in ranks)
+    assert all(one % STEP == one % BLOCK == 0 for one in ranks)
     assert sum(ranks) == 3 * rank
     assert 0 < ranks[0] < rank < ranks[1]
 
