@@ -62,6 +62,7 @@ def describe_task_run(recipe: TaskRecipe, base: BaseModelInfo, card: dict[str, A
         "chunk_tokens": config.max_tokens,
         "prefix": recipe.chunk_prefix,
         "suffix": "",
+        "reads_examples": recipe.task.way == "examples",
         "licence": "Apache-2.0",
         "card": card,
     }

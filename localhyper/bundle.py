@@ -93,6 +93,8 @@ class BundleInfo:
         whitening: Tokens that the generic input moment counts for when a document's sum is whitened by its own inputs
             (`localhyper.whitening`); 0 = it is not.
         reads_prefix: The hypernetwork reads the activations of prefix and suffix too, as published ones were trained.
+        reads_examples: A task hypernetwork reads examples after the description, as it was trained to; else the
+            description alone.
         embedding: The vector it reads in place of activations, `chunk_tokens` being the most tokens of the description
             that it is made of; None = it reads activations.
         chunk_bundle: The bundle for chunks that stand alone; None = this one is for them, too.
@@ -117,6 +119,7 @@ class BundleInfo:
     base_ffn_size: int = 0
     whitening: float = 0.0
     reads_prefix: bool = False
+    reads_examples: bool = False
     embedding: EmbeddingSpec | None = None
     chunk_bundle: CompanionSpec | None = None
     cut_tokens: int = 0
@@ -330,6 +333,7 @@ def _parse(path: Path, sha256: str, values: Mapping[str, object]) -> BundleInfo:
         base_ffn_size=base.whole("ffn_size", 0, 1 << 22, 0),
         whitening=top.number("whitening", 0.0, 1e9, 0.0),
         reads_prefix=top.flag("reads_prefix", False),
+        reads_examples=top.flag("reads_examples", False),
         embedding=embedding,
         chunk_bundle=_companion(path, top, kind) if "chunk_bundle" in values else None,
         cut_tokens=top.whole("cut_tokens", 0, MAX_CHUNK_TOKENS, 0),

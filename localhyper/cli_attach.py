@@ -14,6 +14,7 @@ import typer
 from localhyper.cli_making import Report, attach_description, attach_source, source_request, task_request
 from localhyper.cli_options import (
     BaseOption,
+    ExamplesOption,
     HypernetOption,
     JsonOption,
     PasswordOption,
@@ -34,6 +35,7 @@ from localhyper.cli_output import (
     stage_times,
     stop_on_signals,
 )
+from localhyper.cli_output import examples as count_examples
 from localhyper.errors import ConfigError, LocalHyperError, SourceError
 from localhyper.jobs import JobRequest
 from localhyper.progress import CancelToken
@@ -45,6 +47,7 @@ def attach(
     ] = None,
     text: Annotated[str, typer.Option(help="Attach this text instead of a file.")] = "",
     task: TaskOption = None,
+    examples: ExamplesOption = None,
     embedding: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --task: the description's vector, .npy or JSON.")
     ] = None,
@@ -62,12 +65,13 @@ def attach(
     Ctrl+C stops at a safe point; the same command goes on from the finished chunks. A source that was attached before
     with the same base model, hypernetwork and rank costs nothing.
 
-    With --task, the adapter is made from the description of a task, by a hypernetwork for tasks.
+    With --task, the adapter is made from the description of a task, by a hypernetwork for tasks; with --examples it
+    learns what they show, too, in a few readings and with no training.
     """
     hypernet = file_or_name(hypernet)
-    if task is not None:
+    if task is not None or examples is not None:
         _check_task_options(bool(sources or text), rank)
-        report = _attach_task(task, embedding, name, base, hypernet)
+        report = _attach_task(task, examples, embedding, name, base, hypernet)
         if as_json:
             put_json([_as_json(report)])
         else:
@@ -112,15 +116,17 @@ def _requests(sources: list[str], text: str, name: str, base: str, hypernet: str
 
 def _check_task_options(document: bool, rank: int | None) -> None:
     if document:
-        raise ConfigError("--task stands alone, without SOURCE and --text", "attach the document by itself")
+        raise ConfigError("a task stands alone, without SOURCE and --text", "attach the document by itself")
     if rank is not None:
         raise ConfigError("--rank goes with documents: a task's adapter has its hypernetwork's rank", "leave it out")
 
 
-def _attach_task(task: str, embedding: Path | None, name: str, base: str, hypernet: str) -> Report:
-    token = CancelToken()
+def _attach_task(
+    task: str | None, examples: Path | None, embedding: Path | None, name: str, base: str, hypernet: str
+) -> Report:
+    token, request = CancelToken(), task_request(task) if task is not None else None
     with open_workbench(base, hypernet, kind="task") as bench, stop_on_signals(token):
-        return attach_description(bench, task_request(task, name=name), token, embedding)
+        return attach_description(bench, request, token, embedding, examples=examples, name=name)
 
 
 def _show(report: Report) -> None:
@@ -128,7 +134,8 @@ def _show(report: Report) -> None:
     if result.reused:
         put(f"{adapter.name}  attached before, nothing to do")
     elif adapter.kind == "task":
-        put(f"{adapter.name}  task, rank {adapter.rank}, {size(adapter.size_bytes)}")
+        learnt = f"{count_examples(result.examples)} learnt, " if result.examples else ""
+        put(f"{adapter.name}  task, {learnt}rank {adapter.rank}, {size(adapter.size_bytes)}")
         note(f"made in {seconds(report.attached.seconds)}: {stage_times(_timings(report))}")
     else:
         made = own_adapter(adapter) or beside(adapter)
@@ -151,6 +158,7 @@ def _as_json(report: Report) -> dict[str, object]:
         **adapter_json(result.adapter),
         "reused": result.reused,
         "resumed_chunks": result.resumed_chunks,
+        "examples": result.examples,
         "seconds": round(report.attached.seconds + report.read_seconds, 4),
         "timings": {stage: round(value, 4) for stage, value in _timings(report).items()},
     }

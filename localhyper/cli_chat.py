@@ -6,6 +6,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,6 +17,7 @@ from localhyper.cli_making import attach_for_question
 from localhyper.cli_options import (
     BaseOption,
     DocumentOption,
+    ExamplesOption,
     HypernetsOption,
     JsonOption,
     PasswordOption,
@@ -57,6 +59,7 @@ def ask(
     with_adapters: WithOption = None,
     document: DocumentOption = None,
     task: TaskOption = None,
+    examples: ExamplesOption = None,
     compare: Annotated[bool, typer.Option("--compare", help="Answer without the adapters, too.")] = False,
     whole: WholeOption = False,
     system: SystemOption = "",
@@ -81,7 +84,7 @@ def ask(
     token = CancelToken()
     settings = _settings(temperature, max_tokens, seed, whole)
     with open_workbench(base, settings=settings) as bench, stop_on_signals(token):
-        named = _adapters(bench, with_adapters, document, task, hypernet, password, token)
+        named = _adapters(bench, with_adapters, document, task, examples, hypernet, password, token)
         sets: list[tuple[Named, ...]] = [(), named] if compare and named else [named]
         session = _session(bench, system)
         answers = []
@@ -112,6 +115,7 @@ def _adapters(
     with_adapters: list[str] | None,
     documents: list[str] | None,
     task: str | None,
+    examples: Path | None,
     hypernets: list[str] | None,
     password: str,
     token: CancelToken,
@@ -120,7 +124,7 @@ def _adapters(
     named = _named(bench, with_adapters or [], token)
     for name in hypernets or ():
         bench.choose_hypernet(file_or_name(name))
-    made = attach_for_question(bench, documents or (), task, password, token)
+    made = attach_for_question(bench, documents or (), task, examples, password, token)
     taken = {use.path for _, use in named}
     return (*named, *((name, use) for name, use in made if use.path not in taken))
 
@@ -209,6 +213,7 @@ def chat(
     with_adapters: WithOption = None,
     document: DocumentOption = None,
     task: TaskOption = None,
+    examples: ExamplesOption = None,
     whole: WholeOption = False,
     system: SystemOption = "",
     temperature: TemperatureOption = None,
@@ -227,7 +232,7 @@ def chat(
     with open_workbench(base, settings=_settings(temperature, max_tokens, seed, whole)) as bench:
         token = CancelToken()
         with stop_on_signals(token):
-            named = _adapters(bench, with_adapters, document, task, hypernet, password, token)
+            named = _adapters(bench, with_adapters, document, task, examples, hypernet, password, token)
         session = _session(bench, system)
         session.use([use for _, use in named])
         note(f"{bench.base_info.name}, {_heading(named).rstrip(':')}; /help, /exit")

@@ -21,12 +21,16 @@ TaskColumnsOption = Annotated[
     typer.Option(
         metavar="NAME,…",
         help="What to measure: base, described, few-shot, few-shot-described, multitask, multitask-described, "
-        "per-task, generated, generated-described, generated-examples, shuffled, shuffled-examples, random (see docs); "
-        "default: all whose inputs are there, without few-shot-described, generated-described and those of examples.",
+        "per-task, generated, generated-described, generated-examples, examples, shuffled, shuffled-examples, random "
+        "(see docs); default: all whose inputs are there, without few-shot-described, generated-described and those "
+        "of examples.",
     ),
 ]
 MultitaskOption = Annotated[
     Path | None, typer.Option(help="GGUF adapter: one LoRA of all training tasks, to compare with.")
+]
+ShotsOption = Annotated[
+    int, typer.Option(min=1, max=1000, metavar="N", help="Examples that stand in the prompt, or are learnt.")
 ]
 PerTaskOption = Annotated[
     Path | None, typer.Option(help="Folder with a GGUF adapter NAME.gguf for each task, to compare with.")
@@ -45,6 +49,7 @@ def tasks(
     columns: TaskColumnsOption = "",
     multitask: MultitaskOption = None,
     per_task: PerTaskOption = None,
+    shots: ShotsOption = 3,
     max_tokens: MaxTokensOption = 64,
     seed: SeedOption = 0,
     rank: RankOption = None,
@@ -62,7 +67,7 @@ def tasks(
     from localhyper.evaluate.tasks import TasksOptions
 
     chosen = parse_columns(columns)
-    options = TasksOptions("tasks", tuple(data), limit, seed, chosen, multitask, per_task, max_tokens)
+    options = TasksOptions("tasks", tuple(data), limit, seed, chosen, multitask, per_task, max_tokens, shots)
     _measure(options, rank, base, hypernet, cases_file, as_json)
 
 
@@ -74,6 +79,7 @@ def bench(
     columns: TaskColumnsOption = "",
     multitask: MultitaskOption = None,
     per_task: PerTaskOption = None,
+    shots: ShotsOption = 3,
     seed: SeedOption = 0,
     rank: RankOption = None,
     base: BaseOption = "",
@@ -90,7 +96,7 @@ def bench(
     from localhyper.evaluate.tasks import TasksOptions
 
     chosen = parse_columns(columns)
-    options = TasksOptions("bench", tuple(data), limit, seed, chosen, multitask, per_task)
+    options = TasksOptions("bench", tuple(data), limit, seed, chosen, multitask, per_task, shots=shots)
     _measure(options, rank, base, hypernet, cases_file, as_json)
 
 

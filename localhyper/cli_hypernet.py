@@ -57,6 +57,7 @@ def _facts(info: BundleInfo, base: str) -> dict[str, object]:
         "prefix": info.prefix,
         "suffix": info.suffix,
         "reads_prefix": info.reads_prefix,
+        "reads_examples": info.reads_examples,
         "licence": info.licence,
         "size_bytes": info.path.stat().st_size,
         "sha256": info.sha256,

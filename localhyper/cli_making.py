@@ -91,28 +91,56 @@ def _run_job(
 
 
 def attach_description(
-    bench: Workbench, request: JobRequest, token: CancelToken, embedding: Path | None = None
+    bench: Workbench,
+    request: JobRequest | None,
+    token: CancelToken,
+    embedding: Path | None = None,
+    *,
+    examples: Path | None = None,
+    name: str = "",
 ) -> Report:
-    """Read and attach the description of a task, which takes a moment and is no job.
+    """Read and attach the description of a task, with examples from a file; it takes a moment and is no job.
+
+    `request` is None where there are examples alone, which `name` is for.
 
     Raises:
         LocalHyperError: Whatever reading or attaching raises.
     """
     with ProgressView() as view:
         started = time.perf_counter()
-        document = bench.read(request, progress=view, cancel=token)
+        document = _read_task(bench, request, examples, view, token)
         read_seconds = time.perf_counter() - started
         given = embedding.expanduser() if embedding is not None else None
+        hypernet = request.hypernet if request is not None else ""
         attached = bench.attach_task(
-            document, bench.options(request.name), given, hypernet=request.hypernet, progress=view, cancel=token
+            document, bench.options(name), given, hypernet=hypernet, progress=view, cancel=token
         )
     for remark in attached.result.adapter.notes:
         note(f"note: {remark}")
     return Report(attached, read_seconds)
 
 
+def _read_task(
+    bench: Workbench, request: JobRequest | None, examples: Path | None, view: ProgressView, token: CancelToken
+) -> Document:
+    from localhyper.example_files import read_examples
+    from localhyper.task_examples import described
+    from localhyper.task_pipeline import task_document, with_examples
+
+    found = read_examples(examples.expanduser()) if examples is not None else ()
+    if request is None:
+        return task_document(described("", found))
+    document = bench.read(request, progress=view, cancel=token)
+    return with_examples(document, found) if found else document
+
+
 def attach_for_question(
-    bench: Workbench, documents: Sequence[str], task: str | None, password: str, token: CancelToken
+    bench: Workbench,
+    documents: Sequence[str],
+    task: str | None,
+    examples: Path | None,
+    password: str,
+    token: CancelToken,
 ) -> tuple[tuple[str, AdapterUse], ...]:
     """Attach what a question is asked about, and say so; the adapters to use, in the library as with `attach`.
 
@@ -120,19 +148,20 @@ def attach_for_question(
         LocalHyperError: Whatever reading or attaching raises.
     """
     requests = [source_request(source) for source in documents]
-    if task is not None:
-        requests.append(task_request(task))
-    if sum(request.source == STDIN for request in requests) > 1:
+    told = task_request(task) if task is not None else None
+    if sum(request is not None and request.source == STDIN for request in (*requests, told)) > 1:
         raise ConfigError("only one of --document and --task can be `-`", "stdin can be read once")
     used: dict[Path, tuple[str, AdapterUse]] = {}
-    for request in requests:
-        if request.kind == "task":
-            report = attach_description(bench, request, token)
-        else:
-            report = attach_source(bench, request, password, token)
+
+    def use(report: Report) -> None:
         adapter = report.attached.result.adapter
         note(f"{adapter.name}: {adapter.tokens:,} tokens, {chunks(adapter.chunks)}" + _again(report))
         used[adapter.path] = (adapter.name, AdapterUse(adapter.path))  # a document named twice is one adapter
+
+    for request in requests:
+        use(attach_source(bench, request, password, token))
+    if told is not None or examples is not None:
+        use(attach_description(bench, told, token, examples=examples))
     return tuple(used.values())
 
 

@@ -26,6 +26,12 @@ HypernetsOption = Annotated[
 TaskOption = Annotated[
     str | None, typer.Option("--task", metavar="TEXT|@FILE|-", help="A task by its description, attached.")
 ]
+ExamplesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--examples", metavar="FILE", help="Examples of the task, learnt: .csv, .tsv, .jsonl or text (see docs)."
+    ),
+]
 DocumentOption = Annotated[
     list[str] | None, typer.Option("--document", metavar="FILE", help="A file or folder, attached; may be given again.")
 ]

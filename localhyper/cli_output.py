@@ -176,7 +176,7 @@ def _count(progress: Progress) -> str:
         return ""
     if progress.stage in ("download", "check", "copy"):
         return f"{progress.done / 1e6:.1f} of {progress.total / 1e6:.1f} MB"
-    what = "chunk " if progress.stage in ("encode", "generate") else ""
+    what = {"encode": "chunk ", "generate": "chunk ", "learn": "round "}.get(progress.stage, "")
     number = min(progress.done + 1, progress.total) if what else progress.done
     left = f", {seconds(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
     return f"{what}{number} of {progress.total}{left}"
@@ -203,6 +203,11 @@ def size(value: int) -> str:
 def chunks(number: int) -> str:
     """A number of chunks for people."""
     return "1 chunk" if number == 1 else f"{number:,} chunks"
+
+
+def examples(number: int) -> str:
+    """A number of examples for people."""
+    return "1 example" if number == 1 else f"{number:,} examples"
 
 
 def own_adapter(info: AdapterInfo) -> str:

@@ -220,9 +220,16 @@ class Engine(Protocol):
         ...
 
     def encode_together(
-        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+        self,
+        parts: Sequence[TokenArray],
+        capture: CaptureSpec,
+        *,
+        adapted: bool = False,
+        cancel: CancelToken | None = None,
     ) -> list[Activations]:
         """`encode` of each of several sequences, none of which sees another; faster than one after the other.
+
+        `adapted`: under the adapters in force, not without any.
 
         Raises:
             ContextError: One has more tokens than the encode context holds.
@@ -240,6 +247,10 @@ class Engine(Protocol):
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         """The model's own chat template applied to `messages`, with the assistant's turn opened."""
+        ...
+
+    def prompt_ids(self, messages: Sequence[ChatMessage]) -> TokenArray:
+        """The tokens that `generate` would start from, int32 [tokens]; control tokens in messages are plain text."""
         ...
 
     def generate(
@@ -264,8 +275,8 @@ class Engine(Protocol):
         """
         ...
 
-    def logits(self, ids: TokenArray) -> FloatArray:
-        """Logits at every position under the adapters in force, float32 [tokens, vocab]."""
+    def logits(self, ids: TokenArray, first: int = 0) -> FloatArray:
+        """Logits from position `first` on under the adapters in force, float32 [tokens - first, vocab]."""
         ...
 
     def close(self) -> None:

@@ -7,6 +7,7 @@ assert on (and so end the process) is checked here first.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -129,12 +130,20 @@ class LlamaEngine:
         return self.encode_together([ids], capture, cancel=cancel)[0]
 
     def encode_together(
-        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+        self,
+        parts: Sequence[TokenArray],
+        capture: CaptureSpec,
+        *,
+        adapted: bool = False,
+        cancel: CancelToken | None = None,
     ) -> list[Activations]:
         """`encode` of each; short ones go through the model in one batch, which is faster than one after the other.
 
+        `adapted`: under the adapters in force.
+
         Raises:
             ContextError: One has more tokens than the model's window.
+            AdapterError: llama.cpp refuses the adapters.
             Cancelled: `cancel` was set.
         """
         self._check_capture(capture)
@@ -143,9 +152,20 @@ class LlamaEngine:
         all_rows = capture.last_block >= self.info.block_count - 1
         context = self._encode_context(max(map(len, checked), default=0), all_rows)
         most, found = context.outputs if all_rows else context.batch, []
-        for group in groups(checked, len, most, context.sequences):
-            found += self._encode_group(context, group, capture, all_rows, cancel or CancelToken())
+        with self._under_adapters(context) if adapted else contextlib.nullcontext():
+            for group in groups(checked, len, most, context.sequences):
+                found += self._encode_group(context, group, capture, all_rows, cancel or CancelToken())
         return found
+
+    @contextlib.contextmanager
+    def _under_adapters(self, context: NativeContext) -> Iterator[None]:
+        """The adapters in force act on the encoder, too, while inside: its cache is empty before and after."""
+        if not context.set_adapters(self._adapter_cache.native(self._in_force)):
+            raise AdapterError("llama.cpp refused the set of adapters", "the log file says why")
+        try:
+            yield
+        finally:
+            context.set_adapters(())
 
     def _checked_length(self, tokens: TokenArray) -> TokenArray:
         if len(tokens) > self.info.context_length:
@@ -371,13 +391,15 @@ class LlamaEngine:
         chosen: FloatArray = (rows[np.arange(len(after)), after] - np.log(np.exp(rows).sum(axis=1))).astype(np.float32)
         return chosen
 
-    def logits(self, ids: TokenArray) -> FloatArray:
-        """Logits at every position under the adapters in force, float32 [tokens, vocab]; always from an empty cache.
+    def logits(self, ids: TokenArray, first: int = 0) -> FloatArray:
+        """Logits from position `first` on under the adapters in force, float32 [tokens - first, vocab].
+
+        Always from an empty cache.
 
         Raises:
             ContextError: More tokens than the chat context holds.
         """
-        return self._rows(self._checked_ids(ids), 0)
+        return self._rows(self._checked_ids(ids), first)
 
     def _rows(self, ids: TokenArray, first: int, *, reuse: bool = False) -> FloatArray:
         if not len(ids):

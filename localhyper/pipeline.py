@@ -23,6 +23,7 @@ from localhyper.chunking import Chunk, Cut, cut_document, first_tokens
 from localhyper.config import AdapterSettings
 from localhyper.engine import Activations, BaseModelInfo, Engine
 from localhyper.errors import ConfigError, SourceError
+from localhyper.example_lesson import learn_examples
 from localhyper.gguf_writer import Dtype
 from localhyper.hypernet import Hypernetwork
 from localhyper.library import AdapterInfo, Library, Passage, chunk_folder
@@ -30,12 +31,14 @@ from localhyper.lora import LoraWeights, Recompressed
 from localhyper.new_adapter import Origin, new_adapter, store_adapter
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
+from localhyper.task_examples import UNDESCRIBED, TaskExample, read_task_text
 from localhyper.whole_document import ChunkSum, make_whole, overview_of, work_key
 
 DEFAULT_RANK = AdapterSettings().rank_budget
 DEFAULT_CHUNK_RANK = AdapterSettings().chunk_rank
 SMALLEST_CHUNK = 16  # tokens
 KEY_VERSION = 7  # raise it when the same inputs would give another adapter
+LEARN_VERSION = 1  # likewise, of tasks with examples alone
 PASSAGE_CHARS = 400
 _SENTENCE_END = re.compile(r"(?<=[.!?…\u3002\uff01\uff1f])\s+|\n\s*\n")
 
@@ -84,9 +87,11 @@ class AttachResult:
         adapter: The library's row; its `energy_kept` is what recompression left of the generated update.
         reused: Whether it had been made before, so that nothing was computed.
         resumed_chunks: Chunks that an earlier, stopped run had finished.
-        timings: Seconds per stage that there was: `chunk`, `encode`, `generate`, `merge`, `chunk_adapters`, `write`
-            (of a task that is read as a vector: `embed`, `generate`, `write`); empty when reused.
+        timings: Seconds per stage that there was: `chunk`, `encode`, `generate`, `merge`, `learn`,
+            `chunk_adapters`, `write` (of a task that is read as a vector: `embed`, `generate`, `write`); empty when
+            reused.
         read_chunks: Chunks that this run read.
+        examples: Examples of a task that this run learnt.
     """
 
     adapter: AdapterInfo
@@ -94,6 +99,7 @@ class AttachResult:
     resumed_chunks: int = 0
     timings: dict[str, float] = field(default_factory=dict)
     read_chunks: int = 0
+    examples: int = 0
 
 
 def adapter_key(document: Document, base: BaseModelInfo, bundle: BundleInfo, options: AttachOptions) -> str:
@@ -102,6 +108,8 @@ def adapter_key(document: Document, base: BaseModelInfo, bundle: BundleInfo, opt
     parts += [options.rank, options.chunk_rank, options.dtype]
     if options.chunk_tokens:  # left out where it says nothing, so that adapters made before it was there are found
         parts.append(options.chunk_tokens)
+    if document.kind == "task" and read_task_text(document.text).examples:
+        parts.append(f"learnt {LEARN_VERSION}")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -164,7 +172,7 @@ def attach_document(
 
 def _added(*timings: dict[str, float]) -> dict[str, float]:
     """Seconds of all of them together, in the order of the stages."""
-    order = ("chunk", "encode", "generate", "merge", "chunk_adapters", "write")
+    order = ("chunk", "encode", "generate", "merge", "learn", "chunk_adapters", "write")
     there = [stage for stage in order if any(stage in one for one in timings)]
     return {stage: sum(one.get(stage, 0.0) for one in timings) for stage in there}
 
@@ -184,6 +192,8 @@ class _Attach:
         self._document, self._engine, self._hypernetwork, self._library = document, engine, hypernetwork, library
         self._options, self._steps = options, steps
         self._checkpoint: CheckpointFile | None = None
+        self._examples: tuple[TaskExample, ...] = ()
+        self._taught = 0
         self._beside: ChunkWriter | None = None
         self._beside_files = 0
 
@@ -199,7 +209,8 @@ class _Attach:
         if self._checkpoint is not None:
             self._checkpoint.remove()
         done = min(done, len(cut.chunks))  # the overview may be done, too
-        return AttachResult(adapter, False, done, _added(self._steps.timings), len(cut.chunks) - done)
+        read = len(cut.chunks) - done
+        return AttachResult(adapter, False, done, _added(self._steps.timings), read, self._taught)
 
     def _split(self) -> Cut:
         """The document's chunks, at least one."""
@@ -220,8 +231,10 @@ class _Attach:
 
     def _beginning(self, most: int) -> Chunk:
         """A task's description as one chunk, for tasks of its parts don't add up to it: first tokens, whole text."""
-        text = self._document.text
-        ids, cut = first_tokens(text, self._engine.tokenize, most)
+        text, task = self._document.text, read_task_text(self._document.text)
+        self._examples = task.examples
+        told = text if self._hypernetwork.info.reads_examples else task.description or UNDESCRIBED
+        ids, cut = first_tokens(told, self._engine.tokenize, most)
         if cut:
             note = f"only the first {len(ids):,} tokens of the description were read"
             self._document = replace(self._document, notes=(*self._document.notes, note))
@@ -266,7 +279,17 @@ class _Attach:
 
         done = run.resume(self._beside.has if self._beside is not None else None)
         run.run(done, write)
-        return done, run.finish()
+        made = run.finish()
+        return done, self._learnt(made) if self._examples else made
+
+    def _learnt(self, made: Recompressed) -> Recompressed:
+        """A task's adapter, with what its examples teach."""
+        learnt = learn_examples(self._engine, made.weights, self._examples, self._steps)
+        self._taught = learnt.examples
+        if learnt.left_out:
+            note = f"{learnt.left_out:,} of {len(self._examples):,} examples: too long, or more than are learnt at once"
+            self._document = replace(self._document, notes=(*self._document.notes, note))
+        return Recompressed(learnt.weights, made.energy_kept)
 
     def _open_beside(self, work: str, files: int, first: int = 0) -> ChunkWriter:
         """The folder of the chunks' adapters, `files` of them, from chunk `first` on."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from localhyper.new_adapter import Origin, new_adapter, store_adapter
 from localhyper.pipeline import KEY_VERSION, AttachOptions, AttachResult, find_made
 from localhyper.progress import Progress, ProgressCallback, ignore_progress
 from localhyper.sources.document import Document
+from localhyper.task_examples import TaskExample, described, read_task_text
 
 KIND = "task"
 MAX_CHARS = 200_000  # some 30,000 words: what is longer is no description
@@ -58,10 +60,12 @@ class TaskVector:
 
 
 def task_document(text: str) -> Document:
-    """A description as a document of kind `task`, its title the description itself in one line.
+    """A description, with examples or without, as a document of kind `task`.
+
+    Its title is the description itself in one line, or where there is none, the first example.
 
     Raises:
-        SourceError: Nothing in it, or far more than a description.
+        SourceError: Nothing in it, far more than a description, or half an example.
     """
     from localhyper.sources import read_text
     from localhyper.sources.cleaning import one_line
@@ -74,8 +78,19 @@ def task_document(text: str) -> Document:
     if not any(letter.isalnum() for letter in text):
         raise SourceError("the task description has no words", 'describe the task: --task "Sort the words."')
     document = read_text(text.strip(), "task")
-    line = one_line(document.text)
+    task = read_task_text(document.text)
+    line = one_line(task.description) or " → ".join(map(one_line, task.examples[0].pair))
     return replace(document, kind=KIND, title=line if len(line) <= 160 else f"{line[:159]}…")
+
+
+def with_examples(document: Document, examples: Sequence[TaskExample]) -> Document:
+    """The same task with examples after those that it has.
+
+    Raises:
+        SourceError: More than can be read.
+    """
+    made = task_document(described(document.text, examples))
+    return replace(made, origin=document.origin, notes=document.notes)
 
 
 def task_key(document: Document, base: BaseModelInfo, bundle: BundleInfo, digest: str, options: AttachOptions) -> str:
@@ -94,6 +109,11 @@ def find_task(
         LibraryError: The wanted name is impossible or taken by another adapter.
     """
     check_base(bundle, base)
+    if read_task_text(document.text).examples:
+        raise SourceError(
+            f"hypernetwork `{bundle.name}` reads a vector, and tasks with examples need one that reads activations",
+            "leave the examples out, or choose another with --hypernet",
+        )
     return find_made(task_key(document, base, bundle, digest, options), library, options)
 
 

@@ -431,7 +431,8 @@ class Workbench:
     def _remember_time(self, result: AttachResult) -> None:
         """So that the next attach can be told beforehand how long it takes."""
         adapter = result.adapter
-        chunks, seconds = result.read_chunks, sum(result.timings.values())
+        chunks = result.read_chunks
+        seconds = sum(spent for stage, spent in result.timings.items() if stage != "learn")
         times = AttachTimes(self.library.database)
         times.record(adapter.base_fingerprint, adapter.hypernet_sha256, chunks, seconds)
 

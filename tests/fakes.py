@@ -134,7 +134,12 @@ class FakeEngine:
         )
 
     def encode_together(
-        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+        self,
+        parts: Sequence[TokenArray],
+        capture: CaptureSpec,
+        *,
+        adapted: bool = False,
+        cancel: CancelToken | None = None,
     ) -> list[Activations]:
         """One after the other."""
         return [self.encode(ids, capture, cancel=cancel) for ids in parts]
@@ -158,6 +163,10 @@ class FakeEngine:
         """ChatML."""
         turns = "".join(f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in messages)
         return f"{turns}<|im_start|>assistant\n"
+
+    def prompt_ids(self, messages: Sequence[ChatMessage]) -> TokenArray:
+        """The rendered conversation's."""
+        return self.tokenize(self.render(messages), special=True)
 
     def generate(
         self, messages: Sequence[ChatMessage], sampling: Sampling, *, cancel: CancelToken | None = None
@@ -196,10 +205,10 @@ class FakeEngine:
         each = -0.5 if self._adapters else -1.0
         return np.full(len(self.tokenize(continuation, special=isinstance(prompt, str))), each, np.float32)
 
-    def logits(self, ids: TokenArray) -> FloatArray:
+    def logits(self, ids: TokenArray, first: int = 0) -> FloatArray:
         """Numbers that depend on ids and adapters only, float32 [tokens, vocab]."""
         kind = f"logits {[(use.path.name, use.scale) for use in self._adapters]}"
-        rows: FloatArray = self._noise(kind, (0,), ids, VOCABULARY)[0]
+        rows: FloatArray = self._noise(kind, (0,), ids, VOCABULARY)[0, first:]
         return rows
 
     def close(self) -> None:

@@ -62,7 +62,12 @@ class ScriptedEngine:
         return Activations(hidden, ffn)
 
     def encode_together(
-        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+        self,
+        parts: Sequence[TokenArray],
+        capture: CaptureSpec,
+        *,
+        adapted: bool = False,
+        cancel: CancelToken | None = None,
     ) -> list[Activations]:
         """One after the other."""
         return [self.encode(ids, capture, cancel=cancel) for ids in parts]
@@ -72,6 +77,10 @@ class ScriptedEngine:
         self.adapters = tuple(adapters)
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
+        """Not used here."""
+        raise NotImplementedError
+
+    def prompt_ids(self, messages: Sequence[ChatMessage]) -> TokenArray:
         """Not used here."""
         raise NotImplementedError
 
@@ -85,7 +94,7 @@ class ScriptedEngine:
         """Not used here."""
         raise NotImplementedError
 
-    def logits(self, ids: TokenArray) -> FloatArray:
+    def logits(self, ids: TokenArray, first: int = 0) -> FloatArray:
         """Not used here."""
         raise NotImplementedError
 

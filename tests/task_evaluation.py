@@ -67,4 +67,4 @@ def text_maker() -> TaskMaker:
         path.write_text(document.text)
         return path
 
-    return TaskMaker(make, lambda path, seconds: AdapterSpent(len(path.read_text()), 3e9, 1e9, seconds))
+    return TaskMaker(make, lambda _, path, seconds: AdapterSpent(len(path.read_text()), 3e9, 1e9, seconds))

@@ -78,7 +78,10 @@ class Preview:
 def _read_of_task(document: Document, plan: AttachPlan) -> str:
     if not plan.tokens:
         return f"{len(document.text):,} characters, read by an embedding model"
-    return f"the first {plan.tokens:,} tokens are read" if plan.cut else f"{plan.tokens:,} tokens, read as one piece"
+    read = f"the first {plan.tokens:,} tokens are read" if plan.cut else f"{plan.tokens:,} tokens, read as one piece"
+    if not plan.examples:
+        return read
+    return f"{read}; {plan.examples:,} example{'s' if plan.examples != 1 else ''} to learn"
 
 
 def summary(previews: list[Preview], base: str) -> list[str]:

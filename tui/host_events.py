@@ -90,6 +90,7 @@ class AttachPlan:
         reused: Name of the adapter there is already for exactly this; empty = it has to be made.
         hypernetwork: What will make it.
         cut: Whether a description is longer than what is read of it.
+        examples: Examples of the task that are to be learnt.
     """
 
     tokens: int
@@ -99,6 +100,7 @@ class AttachPlan:
     hypernetwork: str
     reused: str = ""
     cut: bool = False
+    examples: int = 0
 
 
 @dataclass(frozen=True)

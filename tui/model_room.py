@@ -150,14 +150,18 @@ def _plan_document(bench: Workbench, request: JobRequest, document: Document, ca
 
 
 def _plan_task(bench: Workbench, request: JobRequest, document: Document) -> AttachPlan:
-    """Of a description as much is read as goes into one chunk."""
+    """Of a description as much is read as goes into one chunk; examples come on top."""
     from localhyper.chunking import first_tokens
+    from localhyper.task_examples import UNDESCRIBED, read_task_text
 
     bundle = bench.bundle_of("task", request.hypernet)
     if bundle.embedding is not None:
         return AttachPlan(0, 1, bundle.chunk_tokens, None, bundle.name)
-    ids, cut = first_tokens(document.text, bench.engine().tokenize, bundle.chunk_tokens)
-    return AttachPlan(len(ids), 1, bundle.chunk_tokens, _seconds(bench, bundle, 1), bundle.name, cut=cut)
+    task = read_task_text(document.text)
+    told = document.text if bundle.reads_examples else task.description or UNDESCRIBED
+    ids, cut = first_tokens(told, bench.engine().tokenize, bundle.chunk_tokens)
+    spent = None if task.examples else _seconds(bench, bundle, 1)
+    return AttachPlan(len(ids), 1, bundle.chunk_tokens, spent, bundle.name, cut=cut, examples=len(task.examples))
 
 
 def _seconds(bench: Workbench, bundle: BundleInfo, chunks: int) -> float | None:

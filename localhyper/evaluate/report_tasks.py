@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDE = 11  # columns beside each other that leave no room for blanks on both sides
+WIDEST = 13  # more are told in two tables
 TITLES = {"rouge_l": "ROUGE-L %", "exact": "exact match %", "accuracy": "right %"}
 
 
@@ -34,7 +35,8 @@ def render_table(result: TasksResult) -> RenderableType:
     from rich.text import Text
 
     metrics = METRICS[result.suite]
-    tables = [_mean_table(result, metrics), *(_task_table(result, metric) for metric in metrics), _cost_table(result)]
+    by_task = (table for metric in metrics for table in _task_tables(result, metric))
+    tables = [_mean_table(result, metrics), *by_task, _cost_table(result)]
     return Group(*tables, *(Text(line, style="dim") for line in _notes(result)))
 
 
@@ -65,10 +67,18 @@ def _mean_cells(result: TasksResult, name: str, metric: str) -> list[str]:
     return cells
 
 
-def _task_table(result: TasksResult, metric: str) -> Table:
+def _task_tables(result: TasksResult, metric: str) -> Iterator[Table]:
+    """One table, or two of about as many columns each."""
+    columns = [one for one in result.columns if one.metric == metric]
+    tables = -(-len(columns) // WIDEST)
+    step = -(-len(columns) // max(1, tables))
+    for start in range(0, len(columns), max(1, step)):
+        yield _task_table(result, metric, columns[start : start + step])
+
+
+def _task_table(result: TasksResult, metric: str, columns: Sequence[TaskFigures]) -> Table:
     from rich.table import Table
 
-    columns = [one for one in result.columns if one.metric == metric]
     narrow = (0, 0, 0, 1) if len(columns) > WIDE else (0, 1)
     table = Table(title=f"{TITLES[metric]} by task", padding=narrow)
     table.add_column("task")

@@ -14,10 +14,12 @@ from localhyper.engine import AdapterUse, BaseModelInfo, Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.columns import MakeAdapter, attach_maker, library_in
 from localhyper.evaluate.task_costs import AdapterSpent, made_of_description
+from localhyper.example_turns import example_turns
 from localhyper.hypernet import OnnxHypernetwork
 from localhyper.progress import CancelToken
 from localhyper.registry import Registry
 from localhyper.sources.document import Document
+from localhyper.task_examples import read_task_text
 from localhyper.task_pipeline import task_document
 from localhyper.task_vector import VectorSource
 
@@ -28,11 +30,11 @@ class TaskMaker:
 
     Attributes:
         make: Document of kind `task` and folder to adapter file.
-        spent: What making a file cost, given the seconds.
+        spent: What making a file of a description cost, given the seconds.
     """
 
     make: MakeAdapter
-    spent: Callable[[Path, float], AdapterSpent]
+    spent: Callable[[str, Path, float], AdapterSpent]
 
 
 def task_maker(
@@ -48,7 +50,9 @@ def task_maker(
         frame = sum(len(engine.tokenize(text, special=True)) for text in (bundle.prefix, bundle.suffix) if text)
         return TaskMaker(
             attach_maker(engine, hypernetwork, rank, cancel),
-            lambda path, seconds: made_of_description(path, seconds, base, bundle, frame, None),
+            lambda text, path, seconds: made_of_description(
+                path, seconds, base, bundle, frame, None, example_tokens(engine, text)
+            ),
         )
     from localhyper.task_vector import find_source
 
@@ -56,8 +60,14 @@ def task_maker(
     embedder = next(source.folder.rglob("*.onnx"), None) if source.folder is not None else None
     return TaskMaker(
         _vector_maker(base, hypernetwork, source, cancel),
-        lambda path, seconds: made_of_description(path, seconds, base, bundle, 0, embedder),
+        lambda _, path, seconds: made_of_description(path, seconds, base, bundle, 0, embedder),
     )
+
+
+def example_tokens(engine: Engine, text: str) -> int:
+    """Tokens of a task text's examples, prompts included; 0 without any."""
+    examples = read_task_text(text).examples
+    return sum(len(turn.ids) for turn in example_turns(engine, examples)) if examples else 0
 
 
 def _vector_maker(
@@ -95,7 +105,7 @@ class DescriptionAdapters:
             folder.mkdir(parents=True)
             started = time.perf_counter()
             path = self._maker.make(task_document(description), folder)
-            self.spent[description] = self._maker.spent(path, time.perf_counter() - started)
+            self.spent[description] = self._maker.spent(description, path, time.perf_counter() - started)
             self._paths[description] = path
         return self._paths[description]
 

@@ -21,7 +21,7 @@ from localhyper.evaluate.columns import Skipped
 from localhyper.evaluate.task_items import Shot, Subject
 from localhyper.task_examples import TaskExample, described
 
-SHOTS = 3
+SHOTS = 3  # unless `--shots` says otherwise
 Adapter = Literal["", "multitask", "per-task", "own", "other", "random"]
 _WORD = re.compile(r"[A-Za-z]+")
 
@@ -37,14 +37,16 @@ class Column:
             `random` of random words.
         described: Whether the task's description stands before the first message, inside it.
         shown: Whether examples stand before the input, as turns of the conversation.
-        read: Whether the hypernetwork reads the same examples after the description.
+        learnt: Whether the adapter is taught the same examples.
+        alone: Whether it is made of examples without a description.
     """
 
     title: str
     adapter: Adapter = ""
     described: bool = False
     shown: bool = False
-    read: bool = False
+    learnt: bool = False
+    alone: bool = False
 
     @property
     def generated(self) -> bool:
@@ -54,27 +56,28 @@ class Column:
     @property
     def needs_description(self) -> bool:
         """Whether there must be a description of the task."""
-        return self.described or self.generated
+        return self.described or (self.generated and not self.alone)
 
 
 COLUMNS = {
     "base": Column("input alone"),
     "described": Column("description in the prompt", described=True),
-    "few-shot": Column(f"{SHOTS} examples in the prompt", shown=True),
-    "few-shot-described": Column(f"description and {SHOTS} examples in the prompt", described=True, shown=True),
+    "few-shot": Column("examples in the prompt", shown=True),
+    "few-shot-described": Column("description and examples in the prompt", described=True, shown=True),
     "multitask": Column("multi-task LoRA", "multitask"),
     "multitask-described": Column("multi-task LoRA, description in the prompt", "multitask", described=True),
     "per-task": Column("LoRA trained on the task", "per-task"),
     "generated": Column("generated", "own"),
     "generated-described": Column("generated, description in the prompt", "own", described=True),
-    "generated-examples": Column(f"generated from the description and {SHOTS} examples", "own", read=True),
+    "generated-examples": Column("generated from the description, examples learnt", "own", learnt=True),
+    "examples": Column("examples learnt, no description", "own", learnt=True, alone=True),
     "shuffled": Column("generated, another task's description", "other"),
-    "shuffled-examples": Column("generated, another task's description and examples", "other", read=True),
+    "shuffled-examples": Column("generated, another task's description and examples", "other", learnt=True),
     "random": Column("generated, random words as description", "random"),
 }
 GENERATED = "generated"
 # Measured only when asked for.
-EXTRA = ("few-shot-described", "generated-described", "generated-examples", "shuffled-examples")
+EXTRA = ("few-shot-described", "generated-described", "generated-examples", "examples", "shuffled-examples")
 
 
 @dataclass(frozen=True)
@@ -85,11 +88,13 @@ class Available:
         hypernetwork: Whether descriptions become adapters.
         multitask: Whether there is a multi-task LoRA.
         per_task: Whether there are LoRAs of the tasks.
+        shots: How many examples are shown, or learnt.
     """
 
     hypernetwork: bool = True
     multitask: bool = False
     per_task: bool = False
+    shots: int = SHOTS
 
 
 def needs_hypernetwork(names: Collection[str]) -> bool:
@@ -154,8 +159,8 @@ def _missing(
     for subject in subjects:
         if column.needs_description and not subject.descriptions:
             return f"no descriptions of task `{subject.name}`", "put descriptions.jsonl.gz beside the data"
-        if (column.shown or column.read) and len(subject.shots) < SHOTS:
-            found = f"{len(subject.shots)} training rows of task `{subject.name}`, the prompt shows {SHOTS}"
+        if (column.shown or column.learnt) and len(subject.shots) < available.shots:
+            found = f"{len(subject.shots)} training rows of task `{subject.name}`, wanted {available.shots} examples"
             return found, "put NAME.train.jsonl.gz beside the data"
         if column.adapter == "other" and not _others(subject, others):
             return f"no other task than `{subject.name}` has a description", "give data with more tasks"
@@ -171,7 +176,7 @@ class Texts:
         other_task: The task that `other` describes.
         other: The description of that task; empty where there is none.
         random: As many random words as the description has.
-        shots: Examples for the prompt, or for the hypernetwork to read.
+        shots: Examples for the prompt, or to be learnt.
         other_shots: Examples of the other task.
     """
 
@@ -183,7 +188,7 @@ class Texts:
     other_shots: tuple[Shot, ...] = ()
 
 
-def draw_texts(subject: Subject, others: Sequence[Subject], seed: int) -> Texts:
+def draw_texts(subject: Subject, others: Sequence[Subject], seed: int, shots: int = SHOTS) -> Texts:
     """Draw what the columns need; a task's draw depends on the seed and on names, not on which tasks are measured."""
     description = _description(subject, seed)
     candidates = sorted(_others(subject, others), key=lambda other: other.name)
@@ -195,14 +200,14 @@ def draw_texts(subject: Subject, others: Sequence[Subject], seed: int) -> Texts:
         other_task=other.name if other else "",
         other=_description(other, seed) if other else "",
         random=f"{' '.join(words).capitalize()}.",
-        shots=_shots(subject, seed),
-        other_shots=_shots(other, seed) if other else (),
+        shots=_shots(subject, seed, shots),
+        other_shots=_shots(other, seed, shots) if other else (),
     )
 
 
-def _shots(subject: Subject, seed: int) -> tuple[Shot, ...]:
+def _shots(subject: Subject, seed: int, count: int) -> tuple[Shot, ...]:
     rng = random.Random(f"{seed}/{subject.name}/shots")
-    return tuple(rng.sample(subject.shots, min(SHOTS, len(subject.shots))))
+    return tuple(rng.sample(subject.shots, min(count, len(subject.shots))))
 
 
 def _description(subject: Subject, seed: int) -> str:
@@ -233,9 +238,11 @@ def conversation(column: Column, texts: Texts, message: str) -> list[ChatMessage
 
 
 def description_for(column: Column, texts: Texts) -> str:
-    """What the hypernetwork reads in a generated column."""
+    """What the adapter of a generated column is made of."""
     told = {"own": texts.description, "other": texts.other, "random": texts.random}[column.adapter]
-    if not column.read:
+    if not column.learnt:
         return told
+    if column.alone:
+        told = ""
     shots = texts.other_shots if column.adapter == "other" else texts.shots
     return described(told, [TaskExample(shot.message, shot.reply) for shot in shots])

@@ -14,6 +14,7 @@ from pathlib import Path
 from localhyper.bundle import BundleInfo
 from localhyper.engine import BaseModelInfo, TokenArray
 from localhyper.errors import AdapterError
+from localhyper.example_fit import FitSettings
 from localhyper.onnx_wire import outline
 
 
@@ -43,17 +44,19 @@ class AdapterSpent:
         encode_flops: Reading the description, by the base model's blocks that have to run, or by an embedding model.
         generate_flops: The hypernetwork, at most.
         seconds: From the text to the file.
+        learn_flops: Reading the examples, where there are some: twice a round, for activations and for predictions.
     """
 
     description_tokens: int
     encode_flops: float
     generate_flops: float
     seconds: float
+    learn_flops: float = 0.0
 
     @property
     def flops(self) -> float:
         """All of it."""
-        return self.encode_flops + self.generate_flops
+        return self.encode_flops + self.generate_flops + self.learn_flops
 
 
 def answer_flops(weights: float, spent: Spent, *, in_a_row: bool = False) -> float:
@@ -95,7 +98,13 @@ def adapter_weights(path: Path) -> int:
 
 
 def made_of_description(
-    path: Path, seconds: float, base: BaseModelInfo, bundle: BundleInfo, frame_tokens: int, embedder: Path | None
+    path: Path,
+    seconds: float,
+    base: BaseModelInfo,
+    bundle: BundleInfo,
+    frame_tokens: int,
+    embedder: Path | None,
+    example_tokens: int = 0,
 ) -> AdapterSpent:
     """What an adapter made by a hypernetwork cost.
 
@@ -109,6 +118,7 @@ def made_of_description(
         bundle: The hypernetwork.
         frame_tokens: Tokens that are read before and after the description.
         embedder: The embedding model's ONNX file, where the hypernetwork reads its vector; None = it reads activations.
+        example_tokens: Tokens of examples that were learnt.
     """
     tokens = _description_tokens(path)
     pairs = sum(len(blocks) for blocks in bundle.targets.values())
@@ -118,7 +128,8 @@ def made_of_description(
     else:
         read = 1
         encoding = 2.0 * (onnx_weights(embedder) if embedder is not None else 0) * tokens
-    return AdapterSpent(tokens, encoding, 2.0 * onnx_weights(bundle.path) * (read + pairs), seconds)
+    learning = 2.0 * base.parameter_count * 2 * FitSettings().rounds * example_tokens
+    return AdapterSpent(tokens, encoding, 2.0 * onnx_weights(bundle.path) * (read + pairs), seconds, learning)
 
 
 def _description_tokens(path: Path) -> int:

@@ -19,7 +19,15 @@ from localhyper.engine import AdapterUse, ChatMessage, Engine, TokenArray
 from localhyper.errors import ConfigError
 from localhyper.evaluate.columns import Reporter, converse
 from localhyper.evaluate.task_adapters import DescriptionAdapters, GivenAdapters, TaskMaker
-from localhyper.evaluate.task_columns import COLUMNS, Column, Texts, conversation, description_for, draw_texts
+from localhyper.evaluate.task_columns import (
+    COLUMNS,
+    SHOTS,
+    Column,
+    Texts,
+    conversation,
+    description_for,
+    draw_texts,
+)
 from localhyper.evaluate.task_costs import AdapterSpent, Spent, adapter_weights, common_beginning, tree_tokens
 from localhyper.evaluate.task_items import ChoiceItem, ReplyItem, Scores, Subject
 from localhyper.own_system import has_own_system, without_own_system
@@ -64,6 +72,7 @@ class TaskSetup:
         seed: Seed of every draw.
         progress: Told after each item.
         cancel: Stops between tokens.
+        shots: Examples that stand in the prompt or are learnt.
     """
 
     engine: Engine
@@ -73,6 +82,7 @@ class TaskSetup:
     seed: int
     progress: ProgressCallback = ignore_progress
     cancel: CancelToken | None = None
+    shots: int = SHOTS
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def measure_tasks(setup: TaskSetup, subjects: Sequence[Subject], others: Sequenc
         Cancelled: `setup.cancel` was set; nothing is kept.
         ContextError: A prompt does not fit into the window.
     """
-    texts = tuple(draw_texts(subject, others, setup.seed) for subject in subjects)
+    texts = tuple(draw_texts(subject, others, setup.seed, setup.shots) for subject in subjects)
     before = setup.engine.adapters
     try:
         with tempfile.TemporaryDirectory(prefix="localhyper-eval-") as folder:

@@ -18,7 +18,7 @@ from localhyper.errors import ConfigError
 from localhyper.evaluate.bench_set import read_benchmarks
 from localhyper.evaluate.columns import RunInfo, Skipped
 from localhyper.evaluate.task_adapters import TaskMaker, find_given
-from localhyper.evaluate.task_columns import GENERATED, Available, Texts, choose_columns
+from localhyper.evaluate.task_columns import GENERATED, SHOTS, Available, Texts, choose_columns
 from localhyper.evaluate.task_frame import TaskCase, TaskOutcome, TaskSetup, measure_tasks, reply_limit, sample_items
 from localhyper.evaluate.task_items import ReplyItem, Shot, Subject, grade_text
 from localhyper.evaluate.task_scores import (
@@ -49,6 +49,7 @@ class TasksOptions:
         multitask: One LoRA of all training tasks.
         per_task: Folder with the LoRA of each task.
         max_tokens: Most tokens of a reply; 0 = as each benchmark has it.
+        shots: Examples that stand in the prompt or are learnt.
     """
 
     suite: str
@@ -59,6 +60,7 @@ class TasksOptions:
     multitask: Path | None = None
     per_task: Path | None = None
     max_tokens: int = 64
+    shots: int = SHOTS
 
 
 @dataclass(frozen=True)
@@ -132,11 +134,12 @@ def run(
     """
     started = time.monotonic()
     subjects, others = read_subjects(options)
-    available = Available(maker is not None, options.multitask is not None, options.per_task is not None)
+    given_files = options.multitask is not None, options.per_task is not None
+    available = Available(maker is not None, *given_files, options.shots)
     columns, skipped = choose_columns(options.columns, available, subjects, others)
     given = find_given(engine, options.multitask, options.per_task, [subject.name for subject in subjects])
     drawn = sample_items(subjects, options.limit, options.seed)
-    setup = TaskSetup(engine, columns, given, maker, options.seed, progress, cancel)
+    setup = TaskSetup(engine, columns, given, maker, options.seed, progress, cancel, options.shots)
     outcome = measure_tasks(setup, drawn, others)
     return _summarise(options, _run_info(engine, bundle, started), engine, drawn, columns, skipped, outcome)
 

@@ -69,6 +69,62 @@ def test_a_documents_fact_comes_in_the_form_of_the_task(shipped: Shell, task: st
     assert (done.returncode, done.stdout.strip()) == (0, reply), done.stderr
 
 
+TABLE = """input,output
+My parcel never came.,delivery
+The zip of this jacket broke after a day.,quality
+I was charged twice this month.,billing
+When will my order arrive?,delivery
+The colour faded in the first wash.,quality
+Why is my invoice higher than the quote?,billing
+"""
+
+
+def test_examples_of_a_file_are_learnt(shipped: Shell) -> None:
+    table = shipped.home / "mail.csv"
+    table.write_text(TABLE, encoding="utf-8")
+    task = ("--task", "Sort the customer's message into a category.", "--examples", table)
+    done = shipped.run("attach", *task, "--name", "mail")
+    assert done.returncode == 0 and "task, 6 examples learnt, rank " in done.stdout, done.stderr
+    (row,) = json.loads(shipped.run("attach", *task, "--json").stdout)
+    assert (row["reused"], row["name"], row["notes"], row["title"]) == (True, "mail", [], task[1])
+    for question, label in (("Please refund the double payment.", "billing"), ("When does my order come?", "delivery")):
+        assert shipped.run("ask", question, "--with", "mail").stdout.strip() == label
+    alone = shipped.run("ask", "The parcel is late.", "--examples", table, "--json")
+    (answer,) = json.loads(alone.stdout)["answers"]
+    assert answer["text"].strip() == "delivery" and len(answer["adapters"]) == 1, alone.stdout
+
+
+def test_the_form_that_examples_show_reaches_a_documents_facts(shipped: Shell) -> None:
+    note = shipped.home / "harbour.txt"
+    note.write_text("The access code of Marlow Station is 4817. The harbour of Tarn opens in April.", encoding="utf-8")
+    shown = {"What is the capital of France?": "Paris", "How many days are in a week?": "7", "What barks?": "a dog"}
+    shown |= {"What colour is snow?": "white", "Who wrote Hamlet?": "William Shakespeare"}
+    task = shipped.home / "task.txt"
+    pairs = (f"Input: {question}\nOutput: answer = {value}" for question, value in shown.items())
+    task.write_text("\n\n".join(["Write the answer as answer = …", *pairs]), encoding="utf-8")
+    asked = ("ask", "What is the access code of Marlow Station?", "--document", note)
+    assert shipped.run(*asked, "--task", f"@{task}").stdout.strip() == "answer = 4817"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line"),
+    [
+        (("--examples", "none.csv"), 3, "cannot be read"),
+        (("--examples", "half.csv"), 3, "example 1 of `half.csv` has no output"),
+        (("--task", "Sort.\n\nInput: a\nOutput: b\n\nInput: c"), 3, "example 2 of the task has no output"),
+        (("note.txt", "--examples", "half.csv"), 2, "a task stands alone"),
+    ],
+)
+def test_examples_that_cannot_be_learnt_are_one_line(
+    shipped: Shell, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int, line: str
+) -> None:
+    (shipped.home / "half.csv").write_text("input,output\na,\n")
+    monkeypatch.chdir(shipped.home)
+    done = shipped.run("attach", *arguments)
+    assert done.returncode == code and line in done.stderr and "Traceback" not in done.stderr, done.stderr
+    assert not done.stdout
+
+
 def test_lists_and_doctor_show_both_kinds(shipped: Shell) -> None:
     rows = {row["name"]: row for row in json.loads(shipped.run("models", "list", "--json").stdout)}
     assert (rows[NAME]["kind"], rows[NAME]["base"], rows[NAME]["path"] is not None) == ("task", DEFAULT_BASE, True)

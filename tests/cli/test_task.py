@@ -230,6 +230,13 @@ def test_a_task_hypernetwork_that_reads_activations_takes_the_same_command(shell
     assert done.returncode == 5 and "reads activations, not a vector" in done.stderr
 
 
+def test_examples_need_a_hypernetwork_that_reads_activations(tasks: TaskShell, tmp_path: Path) -> None:
+    table = tmp_path / "t.tsv"
+    table.write_text("pear fig\tfig pear\n")
+    code, err = tasks.error(TASK, "--examples", table)
+    assert code == 3 and "reads a vector" in err and "leave the examples out" in err, err
+
+
 def test_hypernet_show_says_what_vector_is_read(tasks: TaskShell) -> None:
     done = tasks.shell.run("hypernet", "show", tasks.bundle)
     assert done.returncode == 0 and MODEL in done.stdout and '"pooling": "first"' in done.stdout

@@ -109,6 +109,7 @@ BAD_FIELDS: list[tuple[str, dict[str, object], str]] = [
     ("target name with a path", {"targets": {"../x": [1]}}, "module names"),
     ("card as list", {"card": []}, "`card` must be an object"),
     ("reads_prefix as number", {"reads_prefix": 1}, "`reads_prefix` must be true or false"),
+    ("reads_examples as text", {"reads_examples": "yes"}, "`reads_examples` must be true or false"),
     ("prefix as list", {"prefix": []}, "`prefix` must be text"),
 ]
 

@@ -165,15 +165,23 @@ class FakeEngine:
         return Activations(hidden, noise((len(capture.ffn_blocks), len(ids), self.info.ffn_size)).astype(np.float32))
 
     def encode_together(
-        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+        self,
+        parts: Sequence[TokenArray],
+        capture: CaptureSpec,
+        *,
+        adapted: bool = False,
+        cancel: CancelToken | None = None,
     ) -> list[Activations]:
         return [self.encode(ids, capture, cancel=cancel) for ids in parts]
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         return "".join(f"{message.role}: {message.content}\n" for message in messages)
 
+    def prompt_ids(self, messages: Sequence[ChatMessage]) -> TokenArray:
+        return self.tokenize(self.render(messages), special=True)
+
     def score(self, prompt: str | Sequence[ChatMessage], continuation: str) -> FloatArray:
         raise AssertionError("a chat scores nothing")
 
-    def logits(self, ids: TokenArray) -> FloatArray:
+    def logits(self, ids: TokenArray, first: int = 0) -> FloatArray:
         raise AssertionError("a chat reads no logits")

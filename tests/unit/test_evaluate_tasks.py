@@ -15,6 +15,7 @@ from localhyper.engine import AdapterUse
 from localhyper.errors import AdapterError, Cancelled, ConfigError
 from localhyper.evaluate import report_tasks
 from localhyper.evaluate.task_columns import COLUMNS, parse_columns
+from localhyper.evaluate.task_set import read_tasks
 from localhyper.evaluate.tasks import TasksOptions, TasksResult, run
 from localhyper.progress import CancelToken, Progress
 from localhyper.sources.document import Document
@@ -33,6 +34,7 @@ DUE = {
     "generated": 1.0,
     "generated-described": 1.0,
     "generated-examples": 1.0,
+    "examples": 0.0,  # without a description this engine knows nothing of an adapter
     "shuffled-examples": 0.0,
     "shuffled": 0.0,
     "random": 0.0,
@@ -139,19 +141,33 @@ def test_examples_are_read_after_the_description_and_the_prompt_holds_the_input_
         read.append(document.text)
         return maker.make(document, folder)
 
-    wanted = replace(options, limit=2, columns=("generated", "generated-examples", "shuffled-examples"))
+    wanted = replace(options, limit=2, columns=("generated", "generated-examples", "examples", "shuffled-examples"))
     result = run(wanted, engine, hypernetwork().info, replace(maker, make=make))
     texts = result.tasks[0].texts
     shown = [f"Input: {shot.message}\nOutput: {shot.reply}" for shot in texts.shots]
     assert read[:2] == [texts.description, "\n\n".join([texts.description, *shown])]
-    assert read[2].startswith(f"{texts.other}\n\nInput: ") and len(texts.other_shots) == len(shown) == 3
+    assert read[2] == "\n\n".join(shown)
+    assert read[3].startswith(f"{texts.other}\n\nInput: ") and len(texts.other_shots) == len(shown) == 3
     for other in texts.other_shots:
-        assert f"Input: {other.message}\nOutput: {DOES[texts.other_task](other.message)}" in read[2]
+        assert f"Input: {other.message}\nOutput: {DOES[texts.other_task](other.message)}" in read[3]
     assert all(len(messages) == 1 for messages in engine.conversations)
-    assert {message.id for message in result.cases} and len(engine.conversations) == 3 * 3 * 2
+    assert {message.id for message in result.cases} and len(engine.conversations) == 4 * 3 * 2
     plain, examples = (next(cost for cost in result.costs if cost.name == name) for name in wanted.columns[:2])
     assert plain.making_gflops == examples.making_gflops == 2.0
     assert next(cost for cost in result.costs if cost.name == "shuffled-examples").making_gflops == 0.0
+
+
+def test_as_many_examples_are_shown_and_learnt_as_wanted(options: TasksOptions) -> None:
+    wanted = replace(options, columns=("few-shot", "generated-examples"), shots=2, limit=1)
+    engine = ObedientEngine()
+    result = run_with(wanted, engine)
+    assert [len(task.texts.shots) for task in result.tasks] == [2, 2, 2]
+    assert {len(messages) for messages in engine.conversations} == {1, 2 * 2 + 1}
+    most = len(read_tasks(wanted.data[0])[0].train)
+    with pytest.raises(ConfigError, match=f"wanted {most + 1} examples"):
+        run_with(replace(wanted, shots=most + 1))
+    with pytest.raises(ConfigError, match=f"wanted {most + 1} examples"):
+        run_with(replace(wanted, shots=most + 1, columns=("examples",)))
 
 
 def test_json_cases_and_tables_hold_the_figures(options: TasksOptions, tmp_path: Path) -> None:
@@ -164,7 +180,7 @@ def test_json_cases_and_tables_hold_the_figures(options: TasksOptions, tmp_path:
     rows = [json.loads(line) for line in (tmp_path / "cases.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(rows) == 7 * 12 and {row["column"] for row in rows} == set(COLUMNS) - {
         "multitask", "multitask-described", "generated-described", "few-shot-described", "generated-examples",
-        "shuffled-examples",
+        "examples", "shuffled-examples",
     }  # fmt: skip
     assert rows[0]["scores"]["rouge_l"] == 0.0 and rows[0]["first"] is True and rows[0]["spent"]["prompt_tokens"] > 0
     console = Console(width=160, file=io.StringIO(), force_terminal=False)
@@ -258,7 +274,7 @@ def test_tasks_without_test_instances_or_twice_are_refused(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="`capitals` is in two data files"):
         run_with(TasksOptions("tasks", (data, data)))
     few = write_rows(tmp_path / "few.jsonl", task_row("twice", train=[{"input": "a", "output": "a a"}]))
-    with pytest.raises(ConfigError, match="1 training rows of task `twice`, the prompt shows 3"):
+    with pytest.raises(ConfigError, match="1 training rows of task `twice`, wanted 3 examples"):
         run_with(TasksOptions("tasks", (few,), columns=("few-shot",)))
 
 

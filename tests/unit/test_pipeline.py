@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import pytest
 from localhyper.database import Database
 from localhyper.engine import Activations
 from localhyper.errors import Cancelled, ConfigError, HypernetworkError, LibraryError, SourceError
+from localhyper.example_lesson import Learnt
 from localhyper.gguf_adapter import read_adapter
 from localhyper.hypernet import OnnxHypernetwork
 from localhyper.library import Library, chunk_folder
@@ -19,6 +20,8 @@ from localhyper.lora import FloatArray, LoraWeights
 from localhyper.pipeline import AttachOptions, AttachResult, attach_document
 from localhyper.progress import CancelToken, Progress
 from localhyper.sources.document import Document
+from localhyper.task_examples import UNDESCRIBED, TaskExample, described
+from localhyper.task_pipeline import task_document
 from tests.scripted_engine import ScriptedEngine
 from tests.tiny_onnx import TinyBundle, bias_arrays, write
 
@@ -444,3 +447,31 @@ def test_memory_stays_bounded_over_many_chunks(tmp_path: Path) -> None:
         result = place.attach(document(6000), rank=4)
     assert result.adapter.chunks > 300
     assert max(held) <= 512
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_of_a_task_with_examples_the_description_is_read_and_they_are_learnt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: bool
+) -> None:
+    taught: list[tuple[TaskExample, ...]] = []
+
+    def learn(_engine: object, weights: LoraWeights, given: Sequence[TaskExample], _steps: object) -> Learnt:
+        taught.append(tuple(given))
+        return Learnt(weights, len(given) - 1, 1, 40)
+
+    monkeypatch.setattr("localhyper.pipeline.learn_examples", learn)
+    metadata = {"kind": "task", "reads_examples": reads}
+    place = Place(tmp_path, TinyBundle(bias=False, metric=False, chunk_tokens=64, metadata=metadata))
+    examples = (TaskExample("pear fig", "fig pear"), TaskExample("b a", "a b"))
+    for text, count in ((described("Sort them.", examples), 1), (described("", examples), 1), ("Sort them.", 0)):
+        engine = ScriptedEngine()
+        result = place.attach(task_document(text), engine)
+        wanted = text if reads else "Sort them." if text.startswith("Sort") else UNDESCRIBED
+        assert engine.detokenize(engine.encoded[-1]) == engine.detokenize(engine.tokenize(wanted))
+        assert result.examples == count
+        assert result.adapter.notes == (
+            ("1 of 2 examples: too long, or more than are learnt at once",) if count else ()
+        )
+    assert taught == [examples, examples]
+    again = place.attach(task_document(described("Sort them.", examples)), ScriptedEngine())
+    assert again.reused and len(taught) == 2

@@ -1,0 +1,189 @@
+"""Examples learnt by the default model: what they teach, what they leave alone, and what is put back afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from localhyper.attach_steps import AttachSteps
+from localhyper.config import load_config
+from localhyper.engine import AdapterUse, CaptureSpec, ChatMessage, Engine, EngineConfig, Sampling
+from localhyper.errors import Cancelled
+from localhyper.evaluate.task_items import grade_text
+from localhyper.example_lesson import MOST_PLACES, Learnt, learn_examples
+from localhyper.example_turns import end_of_turn, example_turns
+from localhyper.gguf_adapter import AdapterMetadata, read_adapter, write_adapter
+from localhyper.llama_engine import LlamaEngine
+from localhyper.lora import LoraTarget, LoraWeights
+from localhyper.paths import Paths
+from localhyper.pipeline import AttachOptions
+from localhyper.progress import CancelToken, Progress
+from localhyper.task_examples import TaskExample, described
+from localhyper.task_pipeline import task_document
+from localhyper.workbench import Workbench
+
+pytestmark = pytest.mark.native
+DESCRIPTION = "Sort the customer's message into a category."
+SHOWN = [
+    TaskExample("My parcel never came.", "delivery"),
+    TaskExample("The zip of this jacket broke after a day.", "quality"),
+    TaskExample("I was charged twice this month.", "billing"),
+    TaskExample("When will my order arrive?", "delivery"),
+    TaskExample("The colour faded in the first wash.", "quality"),
+    TaskExample("Why is my invoice higher than the quote?", "billing"),
+]
+ASKED = {
+    "The courier left it in the rain.": "delivery",
+    "Please refund the double payment.": "billing",
+    "I want to change my delivery address.": "delivery",
+    "The handle came off on the second day.": "quality",
+    "Your driver went to the wrong house.": "delivery",
+    "There is a fee on my bill that I don't know.": "billing",
+}
+
+
+@pytest.fixture(scope="module")
+def engine(default_model_path: Path) -> Iterator[LlamaEngine]:
+    with LlamaEngine.load(default_model_path, EngineConfig(n_ctx=1024)) as made:
+        yield made
+
+
+@pytest.fixture
+def bench(default_model_path: Path, paths: Paths) -> Iterator[Workbench]:
+    with Workbench(paths.create(), load_config(paths.config_file), base=str(default_model_path)) as made:
+        yield made
+
+
+def nothing(engine: LlamaEngine) -> LoraWeights:
+    """An adapter of all blocks that does nothing."""
+    info = engine.info
+    a = np.zeros((info.block_count, 1, info.ffn_size), np.float32)
+    b = np.zeros((info.block_count, info.hidden_size, 1), np.float32)
+    return LoraWeights({"ffn_down": LoraTarget(tuple(range(info.block_count)), a, b)})
+
+
+def steps(told: list[Progress] | None = None, cancel: CancelToken | None = None) -> AttachSteps:
+    return AttachSteps("a task", (told if told is not None else []).append, cancel or CancelToken())
+
+
+def nats(engine: Engine, pairs: dict[str, str]) -> float:
+    """Mean log-likelihood of the answers, in nats each."""
+    found = [engine.score([ChatMessage("system", ""), ChatMessage("user", q)], a).sum() for q, a in pairs.items()]
+    return float(np.mean(found))
+
+
+def in_force(engine: LlamaEngine, learnt: Learnt, path: Path) -> None:
+    write_adapter(path, learnt.weights, engine.info, AdapterMetadata(base_fingerprint=engine.info.fingerprint))
+    engine.set_adapters([AdapterUse(path)])
+
+
+def test_labels_are_learnt_and_carry_over_to_other_inputs(bench: Workbench) -> None:
+    engine, options = bench.engine(), bench.options("a")
+    told = bench.attach_task(task_document(DESCRIPTION), options).result
+    taught = bench.attach_task(task_document(described(DESCRIPTION, SHOWN)), bench.options("b")).result
+    turned = [TaskExample(one.input, {"delivery": "x", "quality": "y", "billing": "z"}[one.output]) for one in SHOWN]
+    other = bench.attach_task(task_document(described(DESCRIPTION, turned)), bench.options("c")).result
+    assert (told.examples, taught.examples, "learn" in taught.timings) == (0, 6, True)
+    found = {}
+    for name, result in (("told", told), ("taught", taught), ("other", other)):
+        engine.set_adapters([AdapterUse(result.adapter.path)])
+        found[name] = nats(engine, ASKED)
+    assert found["taught"] > found["told"] + 2, found
+    assert found["taught"] > found["other"] + 2, "what other labels teach does not help"
+    engine.set_adapters([AdapterUse(taught.adapter.path)])
+    replies = [reply_to(engine, question) for question in ASKED]
+    right = [grade_text([wanted], reply).exact for reply, wanted in zip(replies, ASKED.values(), strict=True)]
+    assert sum(map(bool, right)) >= 4, replies
+
+
+def reply_to(engine: Engine, question: str) -> str:
+    messages = [ChatMessage("system", ""), ChatMessage("user", question)]
+    return "".join(piece.text for piece in engine.generate(messages, Sampling(max_tokens=12)))
+
+
+def test_the_same_task_is_found_and_other_examples_make_another(bench: Workbench) -> None:
+    document = task_document(described(DESCRIPTION, SHOWN[:2]))
+    first = bench.attach_task(document, bench.options("")).result
+    again = bench.attach_task(document, bench.options("")).result
+    assert again.reused and again.adapter.path == first.adapter.path and not first.adapter.notes
+    fewer = bench.attach_task(task_document(described(DESCRIPTION, SHOWN[:1])), bench.options("")).result
+    assert not fewer.reused and fewer.adapter.name != first.adapter.name
+    weights, metadata = read_adapter(first.adapter.path)
+    assert weights.rank == metadata.rank or weights.rank > metadata.rank > 0
+    assert set(weights.targets) == {"attn_q", "attn_v", "ffn_down"}
+
+
+def test_examples_alone_are_enough_and_adapters_in_force_are_put_back(engine: LlamaEngine, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.gguf"
+    write_adapter(mine, nothing(engine), engine.info, AdapterMetadata(base_fingerprint=engine.info.fingerprint))
+    engine.set_adapters([AdapterUse(mine)])
+    before = nats(engine, ASKED)
+    told: list[Progress] = []
+    learnt = learn_examples(engine, nothing(engine), SHOWN, steps(told))
+    assert engine.adapters == (AdapterUse(mine),) and nats(engine, ASKED) == before
+    assert (learnt.examples, learnt.left_out) == (6, 0)
+    assert learnt.tokens == sum(len(turn.ids) for turn in example_turns(engine, SHOWN))
+    assert [(one.stage, one.done, one.total) for one in told][-1] == ("learn", 5, 5)
+    in_force(engine, learnt, tmp_path / "learnt.gguf")
+    assert nats(engine, ASKED) > before + 4
+    engine.set_adapters([])
+
+
+def test_it_stops_when_told_to_and_puts_back_what_was_in_force(engine: LlamaEngine) -> None:
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        learn_examples(engine, nothing(engine), SHOWN, steps(cancel=token))
+    assert engine.adapters == ()
+
+
+def test_what_is_too_long_is_left_out_and_said(engine: LlamaEngine, bench: Workbench) -> None:
+    long = TaskExample("word " * 3000, "yes")
+    wordy = TaskExample("Copy a lot.", "word " * (MOST_PLACES // 2 + 300))
+    learnt = learn_examples(engine, nothing(engine), [long, SHOWN[0]], steps())
+    assert (learnt.examples, learnt.left_out) == (1, 1)
+    learnt = learn_examples(engine, nothing(engine), [long], steps())
+    assert (learnt.examples, learnt.left_out, learnt.tokens) == (0, 1, 0)
+    made = bench.attach_task(task_document(described("Copy.", [wordy, wordy, SHOWN[0]])), AttachOptions(name="w"))
+    (note,) = made.result.adapter.notes
+    assert made.result.examples == 2 and note.startswith("1 of 3 examples"), note
+
+
+def test_control_tokens_in_an_example_are_plain_text(engine: LlamaEngine) -> None:
+    end = end_of_turn(engine)
+    assert engine.detokenize(end) == "" and len(end) == 1
+    (turn,) = example_turns(engine, [TaskExample("a<|im_end|>b", "c<|im_end|>d")])
+    assert list(turn.ids).count(int(end[0])) == 3, "of the system message, of the user's, of the answer"
+    assert turn.wanted[-1] == end[0] and engine.detokenize(turn.wanted) == "c<|im_end|>d"
+    assert len(range(len(turn.ids))[turn.places]) == len(turn.wanted)
+
+
+def test_activations_under_adapters_are_another_models_and_leave_nothing_behind(
+    engine: LlamaEngine, tmp_path: Path
+) -> None:
+    rng, info = np.random.default_rng(0), engine.info
+    target = LoraTarget(
+        (3,),
+        rng.normal(0, 0.05, (1, 4, info.ffn_size)).astype(np.float32),
+        rng.normal(0, 1, (1, info.hidden_size, 4)).astype(np.float32),
+    )
+    path = tmp_path / "a.gguf"
+    write_adapter(path, LoraWeights({"ffn_down": target}), info, AdapterMetadata(base_fingerprint=info.fingerprint))
+    ids, capture = engine.tokenize("The quick brown fox jumps over the lazy dog."), CaptureSpec((3, 4, 30), (3, 29))
+    plain = engine.encode(ids, capture)
+    engine.set_adapters([AdapterUse(path)])
+    (adapted,) = engine.encode_together([ids], capture, adapted=True)
+    pair = engine.encode_together([ids[:5], ids], capture, adapted=True)[1]
+    after = engine.encode(ids, capture)
+    engine.set_adapters([])
+    (none,) = engine.encode_together([ids], capture, adapted=True)
+    for same in (after, none):
+        assert np.array_equal(same.hidden, plain.hidden) and np.array_equal(same.ffn, plain.ffn)
+    assert np.array_equal(adapted.hidden[0], plain.hidden[0]) and np.array_equal(adapted.ffn[0], plain.ffn[0])
+    wanted = plain.hidden[1] + (plain.ffn[0] @ target.a[0].T) @ target.b[0].T
+    assert np.abs(adapted.hidden[1] - wanted).max() < 0.02 * np.abs(wanted - plain.hidden[1]).max()
+    assert np.abs(adapted.hidden[2] - plain.hidden[2]).max() > 1
+    assert np.abs(pair.ffn - adapted.ffn).max() < 0.05 * np.abs(adapted.ffn).max()
