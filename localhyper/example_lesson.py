@@ -14,15 +14,18 @@ from pathlib import Path
 import numpy as np
 
 from localhyper.attach_steps import AttachSteps
+from localhyper.batching import groups
 from localhyper.engine import AdapterUse, CaptureSpec, Engine, FloatArray
 from localhyper.example_fit import MODULE, FitSettings, fit
 from localhyper.example_turns import ExampleTurn, example_turns
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
 from localhyper.lora import LoraTarget, LoraWeights, even_ranks, merge, recompress
+from localhyper.lora_union import combine
 from localhyper.output_head import OutputHead
 from localhyper.task_examples import TaskExample
 
 MOST_PLACES = 2048  # tokens of answers that are learnt; the longest examples are left out beyond
+READ_TOGETHER = 4096  # tokens of examples whose activations are in memory at once
 ROWS_TOGETHER = 128  # rows of logits whose residuals are taken in one go
 
 
@@ -117,9 +120,13 @@ class _Lesson:
 
     def _inputs(self) -> FloatArray:
         """What enters the adapted blocks' `ffn_down` where answers are said, float32 [blocks, n, ffn]."""
-        capture, parts = CaptureSpec((), self._blocks), [turn.ids for turn in self._turns]
-        found = self._engine.encode_together(parts, capture, adapted=True, cancel=self._steps.cancel)
-        return np.concatenate([one.ffn[:, turn.places] for one, turn in zip(found, self._turns, strict=True)], axis=1)
+        capture, kept = CaptureSpec((), self._blocks), []
+        for group in groups(self._turns, lambda turn: len(turn.ids), READ_TOGETHER):
+            parts = [turn.ids for turn in group]
+            found = self._engine.encode_together(parts, capture, adapted=True, cancel=self._steps.cancel)
+            # Copies: a view would keep what prompts have left.
+            kept += [one.ffn[:, turn.places].copy() for one, turn in zip(found, group, strict=True)]
+        return np.concatenate(kept, axis=1)
 
     def _missing(self) -> FloatArray:
         """Eᵀ(y - p) there, float32 [n, hidden]."""
@@ -149,21 +156,5 @@ def _likely(logits: FloatArray) -> FloatArray:
 
 def _with_update(weights: LoraWeights, update: LoraTarget | None) -> LoraWeights:
     """An adapter and the update of some blocks as one adapter of one rank; zeros fill up where there is less."""
-    if update is None:
-        return even_ranks(weights)
-    targets = dict(weights.targets)
-    targets[MODULE] = _beside(targets[MODULE], update) if MODULE in targets else update
-    return even_ranks(LoraWeights(targets))
-
-
-def _beside(one: LoraTarget, two: LoraTarget) -> LoraTarget:
-    """Ranks of both side by side, in all blocks of either."""
-    layers = tuple(sorted({*one.layers, *two.layers}))
-    rank = one.rank + two.rank
-    a = np.zeros((len(layers), rank, one.a.shape[2]), np.float32)
-    b = np.zeros((len(layers), one.b.shape[1], rank), np.float32)
-    for target, start in ((one, 0), (two, one.rank)):
-        places = [layers.index(layer) for layer in target.layers]
-        a[places, start : start + target.rank] = target.a
-        b[places, :, start : start + target.rank] = target.b
-    return LoraTarget(layers, a, b)
+    parts = [weights] if update is None else [weights, LoraWeights({MODULE: update})]
+    return even_ranks(combine(parts))

@@ -43,16 +43,16 @@ def example_turns(engine: Engine, examples: Sequence[TaskExample]) -> list[Examp
     Raises:
         ModelError: The model has no chat template.
     """
-    bare = has_own_system(engine)
-    return [_turn(engine, example, bare=bare) for example in examples]
+    bare, end = has_own_system(engine), end_of_turn(engine)
+    return [_turn(engine, example, end, bare=bare) for example in examples]
 
 
-def _turn(engine: Engine, example: TaskExample, *, bare: bool) -> ExampleTurn:
+def _turn(engine: Engine, example: TaskExample, end: TokenArray, *, bare: bool) -> ExampleTurn:
     asked = [ChatMessage("user", example.input)]
     if bare:
         asked = without_own_system(asked)
     prompt, answer = engine.prompt_ids(asked), engine.tokenize(example.output)
-    ids = np.concatenate([prompt, answer, end_of_turn(engine)]).astype(np.int32)
+    ids = np.concatenate([prompt, answer, end]).astype(np.int32)
     return ExampleTurn(ids, len(prompt))
 
 

@@ -29,7 +29,7 @@ class TaskExample:
 
     def shown(self) -> str:
         """The example as a paragraph; a line of it that looks like a label is put in by a space."""
-        given, wanted = (_LABEL.sub(" ", text.strip()) if _LABEL.search(text) else text.strip() for text in self.pair)
+        given, wanted = (_LABEL.sub(" ", text.strip()) for text in self.pair)
         return f"Input: {given}\nOutput: {wanted}"
 
     @property
