@@ -47,8 +47,8 @@ class TaskBox(WritingBox):
     def __init__(self, text: str) -> None:
         super().__init__(
             text,
-            placeholder="What the model should do, in a sentence or two:\nSort the words of the input alphabetically.\n"
-            "Then examples, if you have some, with blank lines between:\nInput: pear fig\nOutput: fig pear",
+            placeholder="What to do, in a sentence or two: sort the words of the input.\n"
+            "Input: pear fig      (then examples, blank lines between them)\nOutput: fig pear",
             highlight_cursor_line=False,
             id="task",
             tooltip="The task: enter makes an adapter of it, shift+enter or ctrl+j starts a new line",
