@@ -45,6 +45,10 @@ class AttachSteps:
         """So much of a stage is done."""
         self.progress(Progress(stage, done, total, self.title, self._left))
 
+    def estimate(self, left: float | None) -> None:
+        """What is told of the seconds left from now on; None = nobody knows."""
+        self._left = left
+
     def read(
         self, engine: Engine, info: BundleInfo, chunks: Sequence[Chunk], first: int = 0
     ) -> Iterator[tuple[int, Chunk, Activations]]:

@@ -176,7 +176,7 @@ def _count(progress: Progress) -> str:
         return ""
     if progress.stage in ("download", "check", "copy"):
         return f"{progress.done / 1e6:.1f} of {progress.total / 1e6:.1f} MB"
-    what = {"encode": "chunk ", "generate": "chunk ", "learn": "round "}.get(progress.stage, "")
+    what = {"encode": "chunk ", "generate": "chunk ", "learn": "reading "}.get(progress.stage, "")
     number = min(progress.done + 1, progress.total) if what else progress.done
     left = f", {seconds(progress.eta_seconds)} left" if progress.eta_seconds is not None else ""
     return f"{what}{number} of {progress.total}{left}"

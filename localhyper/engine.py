@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +17,8 @@ from localhyper.progress import CancelToken
 
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
+# Number of a sequence, position of the first of these rows of logits, and they, float32 [n, vocab], to be used up.
+TakeRows = Callable[[int, int, FloatArray], None]
 
 
 @dataclass(frozen=True)
@@ -220,16 +222,33 @@ class Engine(Protocol):
         ...
 
     def encode_together(
-        self,
-        parts: Sequence[TokenArray],
-        capture: CaptureSpec,
-        *,
-        adapted: bool = False,
-        cancel: CancelToken | None = None,
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
     ) -> list[Activations]:
         """`encode` of each of several sequences, none of which sees another; faster than one after the other.
 
-        `adapted`: under the adapters in force, not without any.
+        Raises:
+            ContextError: One has more tokens than the encode context holds.
+            Cancelled: `cancel` was set.
+        """
+        ...
+
+    def read_together(
+        self,
+        parts: Sequence[TokenArray],
+        capture: CaptureSpec,
+        firsts: Sequence[int],
+        take: TakeRows,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> list[Activations]:
+        """Activations of several sequences under the adapters in force, and logits, of one pass; none sees another.
+
+        Args:
+            parts: int32 [tokens] each.
+            capture: Which activations.
+            firsts: From which position on the logits of each are wanted; its length = none.
+            take: Is given them, sequence by sequence, each from its first position on, a few at a time.
+            cancel: Stops it.
 
         Raises:
             ContextError: One has more tokens than the encode context holds.

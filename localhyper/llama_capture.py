@@ -1,4 +1,4 @@
-"""Reading activations out of a llama.cpp graph while it runs, and stopping it after the last one needed.
+"""Reading activations out of a llama.cpp graph while it runs, and stopping it after the last one or at the logits.
 
 The scheduler asks for every node whether its data are wanted; wanted nodes are computed, handed over, and may end the
 graph. One graph is one `decode` of at most one batch. Knows the names llama.cpp gives its nodes, nothing of contexts.
@@ -36,16 +36,20 @@ class GraphCapture:
         self._missing: set[bytes] = set()
         self._rows = slice(0, 0)
         self._stop: Callable[[], bool] = _never
+        self._to_end = False
         self._error: BaseException | None = None
         self._hidden: FloatArray = np.empty((0, 0, 0), np.float32)
         self._ffn: FloatArray = np.empty((0, 0, 0), np.float32)
 
-    def begin(self, spec: CaptureSpec, tokens: int, stop: Callable[[], bool]) -> None:
-        """Make room for `tokens` positions of everything in `spec`; graphs end early once `stop()` is true."""
+    def begin(self, spec: CaptureSpec, tokens: int, stop: Callable[[], bool], *, to_end: bool = False) -> None:
+        """Make room for `tokens` positions of everything in `spec`; graphs end early once `stop()` is true.
+
+        `to_end`: they go on after the last of them, to the logits.
+        """
         info = self._info
         self._hidden = np.empty((len(spec.taps), tokens, info.hidden_size), np.float32)
         self._ffn = np.empty((len(spec.ffn_blocks), tokens, info.ffn_size), np.float32)
-        self._targets, self._stop, self._error = {}, stop, None
+        self._targets, self._stop, self._error, self._to_end = {}, stop, None, to_end
         for row, tap in enumerate(spec.taps):
             name = _EMBEDDING_NODE[info.architecture] if tap == 0 else f"l_out-{tap - 1}"
             self._targets.setdefault(name.encode(), []).append(self._hidden[row])
@@ -93,7 +97,7 @@ class GraphCapture:
             return ask  # as a question: "yes", so that the answer that stops the graph is asked for next
 
     def _wants(self, tensor: int) -> bool:
-        if not self._missing or self._error is not None:
+        if self._error is not None or not (self._missing or self._to_end):
             return True  # stop at the next opportunity: the graph may have further parts on another device
         if self._stop():
             return True
@@ -111,4 +115,4 @@ class GraphCapture:
                     raise ModelError(f"node {name.decode()} has {self._nbytes(tensor)} bytes, wanted {rows.nbytes}")
                 self._read(tensor, ctypes.c_void_p(rows.ctypes.data), 0, rows.nbytes)
             self._missing.discard(name)
-        return bool(self._missing)
+        return self._to_end or bool(self._missing)

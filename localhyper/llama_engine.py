@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
 from localhyper.base_header import BaseHeader, read_base_header
-from localhyper.batching import groups
 from localhyper.chat_template import ChatTemplate
 from localhyper.engine import (
     Activations,
@@ -30,12 +27,14 @@ from localhyper.engine import (
     FloatArray,
     Piece,
     Sampling,
+    TakeRows,
     TokenArray,
 )
 from localhyper.errors import AdapterError, ConfigError, ContextError, ModelError
 from localhyper.llama_adapters import AdapterCache, FileState
 from localhyper.llama_capture import GraphCapture
 from localhyper.llama_native import KV_TYPES, MAX_BATCH, MAX_OUTPUTS, NativeContext, NativeModel, ggml
+from localhyper.llama_reading import Reader
 from localhyper.llama_reply import ChatState, check_sampling, stream_reply
 from localhyper.memory_check import available_memory, thread_counts
 from localhyper.progress import CancelToken
@@ -130,32 +129,53 @@ class LlamaEngine:
         return self.encode_together([ids], capture, cancel=cancel)[0]
 
     def encode_together(
-        self,
-        parts: Sequence[TokenArray],
-        capture: CaptureSpec,
-        *,
-        adapted: bool = False,
-        cancel: CancelToken | None = None,
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
     ) -> list[Activations]:
         """`encode` of each; short ones go through the model in one batch, which is faster than one after the other.
 
-        `adapted`: under the adapters in force.
+        What all of a batch begin with is read once.
+
+        Raises:
+            ContextError: One has more tokens than the model's window.
+            Cancelled: `cancel` was set.
+        """
+        return self._reader(parts, capture, cancel).read([self._checked_ids(ids) for ids in parts])
+
+    def read_together(
+        self,
+        parts: Sequence[TokenArray],
+        capture: CaptureSpec,
+        firsts: Sequence[int],
+        take: TakeRows,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> list[Activations]:
+        """Activations and logits of each under the adapters in force, in one pass, likewise together.
 
         Raises:
             ContextError: One has more tokens than the model's window.
             AdapterError: llama.cpp refuses the adapters.
+            ValueError: A first position outside its sequence.
             Cancelled: `cancel` was set.
         """
+        checked = [self._checked_ids(ids) for ids in parts]
+        if not all(0 <= first <= len(ids) for first, ids in zip(firsts, checked, strict=True)):
+            raise ValueError("logits are wanted from outside a sequence")
+        reader = self._reader(checked, capture, cancel, logits=True)
+        with self._under_adapters(reader.context):
+            return reader.read(checked, firsts, take)
+
+    def _reader(
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, cancel: CancelToken | None, *, logits: bool = False
+    ) -> Reader:
+        """What to read sequences with; a context with room for the longest."""
         self._check_capture(capture)
-        checked = [self._checked_length(self._checked_ids(ids)) for ids in parts]
+        longest = max(map(len, parts), default=0)
+        self._check_length(longest)
         # The last block computes only the rows whose logits are wanted, so there all rows must be.
         all_rows = capture.last_block >= self.info.block_count - 1
-        context = self._encode_context(max(map(len, checked), default=0), all_rows)
-        most, found = context.outputs if all_rows else context.batch, []
-        with self._under_adapters(context) if adapted else contextlib.nullcontext():
-            for group in groups(checked, len, most, context.sequences):
-                found += self._encode_group(context, group, capture, all_rows, cancel or CancelToken())
-        return found
+        context = self._encode_context(longest, MAX_OUTPUTS if all_rows or logits else 1)
+        return Reader(context, self._capture, capture, all_rows, cancel or CancelToken())
 
     @contextlib.contextmanager
     def _under_adapters(self, context: NativeContext) -> Iterator[None]:
@@ -167,59 +187,12 @@ class LlamaEngine:
         finally:
             context.set_adapters(())
 
-    def _checked_length(self, tokens: TokenArray) -> TokenArray:
-        if len(tokens) > self.info.context_length:
+    def _check_length(self, tokens: int) -> None:
+        if tokens > self.info.context_length:
             raise ContextError(
-                f"{len(tokens)} tokens to encode, the window of `{self.info.name}` is {self.info.context_length}",
+                f"{tokens} tokens to encode, the window of `{self.info.name}` is {self.info.context_length}",
                 "use smaller chunks",
             )
-        return tokens
-
-    def _encode_group(
-        self,
-        context: NativeContext,
-        group: Sequence[TokenArray],
-        capture: CaptureSpec,
-        all_rows: bool,
-        cancel: CancelToken,
-    ) -> list[Activations]:
-        """Several sequences of at most a batch in all, or one of any length."""
-        ends = np.cumsum([len(part) for part in group])
-        self._capture.begin(capture, int(ends[-1]), lambda: context.interrupted or cancel.cancelled)
-        try:
-            if capture.taps or capture.ffn_blocks:
-                self._run_capture(context, group, all_rows, cancel)
-            both = self._capture.result()
-            if len(group) == 1:
-                return [both]
-            hidden, ffn = (np.split(array, ends[:-1], axis=1) for array in (both.hidden, both.ffn))
-            copies = zip(map(np.ascontiguousarray, hidden), map(np.ascontiguousarray, ffn), strict=True)
-            return [Activations(*copy) for copy in copies]
-        finally:
-            self._capture.release()
-            context.clear()
-
-    def _run_capture(
-        self, context: NativeContext, group: Sequence[TokenArray], all_rows: bool, cancel: CancelToken
-    ) -> None:
-        if len(group) > 1:
-            count = sum(map(len, group))
-            self._capture.expect(0, count)
-            self._captured(context, lambda: context.decode_together(group, _wanted(count, all_rows)), cancel)
-            return
-        step, tokens = context.outputs if all_rows else context.batch, group[0]
-        for start in range(0, len(tokens), step):
-            part = tokens[start : start + step]
-            self._capture.expect(start, len(part))
-            self._captured(context, partial(context.decode, part, start, _wanted(len(part), all_rows)), cancel)
-
-    def _captured(self, context: NativeContext, decode: Callable[[], int], cancel: CancelToken) -> None:
-        with context.abort_when(lambda: cancel.cancelled):  # between two captured nodes only this can stop it
-            status = decode()
-        cancel.check()
-        self._capture.finish_batch()
-        if status != 0:
-            raise ModelError(f"llama.cpp failed with status {status} while encoding", "the log file says why")
 
     def _check_capture(self, capture: CaptureSpec) -> None:
         blocks = self.info.block_count
@@ -228,9 +201,8 @@ class LlamaEngine:
         if wrong:
             raise ModelError(f"activations of block {wrong[0]} are asked for, `{self.info.name}` has {blocks} blocks")
 
-    def _encode_context(self, tokens: int, all_rows: bool) -> NativeContext:
-        """A clean context with room for `tokens`; made anew, twice as big, when one is too small."""
-        outputs = MAX_OUTPUTS if all_rows else 1
+    def _encode_context(self, tokens: int, outputs: int) -> NativeContext:
+        """A clean context with room for `tokens` and rows of logits; made anew, twice as big, when one is too small."""
         current = self._encoder
         if current is not None and current.n_ctx >= tokens and current.outputs >= outputs:
             return current
@@ -436,11 +408,6 @@ class LlamaEngine:
             self._model.close()
             self._model = None
         self._adapters, self._in_force = (), ()
-
-
-def _wanted(count: int, all_rows: bool) -> NDArray[np.bool_]:
-    """Of which tokens of a batch logits are wanted: llama.cpp insists on one."""
-    return np.arange(count) >= (0 if all_rows else count - 1)
 
 
 def _chat_window(info: BaseModelInfo, config: EngineConfig) -> int:

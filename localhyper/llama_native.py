@@ -236,31 +236,41 @@ class NativeContext:
         """
         tokens = np.ascontiguousarray(ids, np.int32)
         count = len(tokens)
-        return self._decode(tokens, np.arange(start, start + count, dtype=np.int32), [0] * count, wanted)
+        return self._decode(tokens, np.arange(start, start + count, dtype=np.int32), [(0,)] * count, wanted)
 
-    def decode_together(self, parts: Sequence[TokenArray], wanted: NDArray[np.bool_]) -> int:
+    def decode_together(self, parts: Sequence[TokenArray], wanted: NDArray[np.bool_], shared: int = 0) -> int:
         """The same of several sequences in one graph, each from position 0, none of which sees another.
 
-        At most `sequences` of them, `batch` tokens in all; nodes have their tokens one after the other.
+        At most `sequences` of them, `batch` tokens in all. Nodes have the `shared` tokens that all begin with once, and
+        then each one's own; each must have one.
         """
-        tokens = np.ascontiguousarray(np.concatenate(parts), np.int32)
-        positions = np.concatenate([np.arange(len(part), dtype=np.int32) for part in parts])
-        own = [number for number, part in enumerate(parts) for _ in part]
-        return self._decode(tokens, positions, own, wanted)
+        everyone = tuple(range(len(parts)))
+        tokens = np.concatenate([parts[0][:shared], *(part[shared:] for part in parts)])
+        positions = np.concatenate([np.arange(shared), *(np.arange(shared, len(part)) for part in parts)])
+        own = [everyone] * shared + [(number,) for number in everyone for _ in parts[number][shared:]]
+        return self._decode(
+            np.ascontiguousarray(tokens, np.int32), np.ascontiguousarray(positions, np.int32), own, wanted
+        )
 
     def _decode(
-        self, tokens: TokenArray, positions: NDArray[np.int32], own: Sequence[int], wanted: NDArray[np.bool_]
+        self,
+        tokens: TokenArray,
+        positions: NDArray[np.int32],
+        own: Sequence[tuple[int, ...]],
+        wanted: NDArray[np.bool_],
     ) -> int:
-        """One batch; `own` says of each token which sequence it is of."""
+        """One batch; `own` says of each token which sequences it is of."""
         count = len(tokens)
         flags = np.ascontiguousarray(wanted, np.int8)
-        numbers = [ctypes.pointer(ctypes.c_int32(number)) for number in range(self.sequences)]
+        numbers = {of_one: (ctypes.c_int32 * len(of_one))(*of_one) for of_one in set(own)}
+        number = ctypes.POINTER(ctypes.c_int32)
+        pointers = {of_one: ctypes.cast(array, number) for of_one, array in numbers.items()}
         batch = self._llama.llama_batch(
             n_tokens=count,
-            token=tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            pos=positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
-            n_seq_id=(ctypes.c_int32 * count)(*([1] * count)),
-            seq_id=(ctypes.POINTER(ctypes.c_int32) * count)(*[numbers[number] for number in own]),
+            token=tokens.ctypes.data_as(number),
+            pos=positions.ctypes.data_as(number),
+            n_seq_id=(ctypes.c_int32 * count)(*map(len, own)),
+            seq_id=(number * count)(*[pointers[of_one] for of_one in own]),
             logits=flags.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
         )
         with DeferredInterrupt() as self._interrupt:

@@ -22,6 +22,7 @@ from localhyper.engine import (
     GenerationStats,
     Piece,
     Sampling,
+    TakeRows,
     TokenArray,
 )
 from localhyper.errors import AdapterError, ContextError
@@ -134,15 +135,22 @@ class FakeEngine:
         )
 
     def encode_together(
-        self,
-        parts: Sequence[TokenArray],
-        capture: CaptureSpec,
-        *,
-        adapted: bool = False,
-        cancel: CancelToken | None = None,
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
     ) -> list[Activations]:
         """One after the other."""
         return [self.encode(ids, capture, cancel=cancel) for ids in parts]
+
+    def read_together(
+        self,
+        parts: Sequence[TokenArray],
+        capture: CaptureSpec,
+        firsts: Sequence[int],
+        take: TakeRows,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> list[Activations]:
+        """Not used here."""
+        raise NotImplementedError
 
     @staticmethod
     def _noise(kind: str, rows: Sequence[int], ids: TokenArray, width: int) -> FloatArray:

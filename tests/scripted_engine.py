@@ -16,6 +16,7 @@ from localhyper.engine import (
     FloatArray,
     Piece,
     Sampling,
+    TakeRows,
     TokenArray,
 )
 from localhyper.progress import CancelToken
@@ -62,15 +63,22 @@ class ScriptedEngine:
         return Activations(hidden, ffn)
 
     def encode_together(
-        self,
-        parts: Sequence[TokenArray],
-        capture: CaptureSpec,
-        *,
-        adapted: bool = False,
-        cancel: CancelToken | None = None,
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
     ) -> list[Activations]:
         """One after the other."""
         return [self.encode(ids, capture, cancel=cancel) for ids in parts]
+
+    def read_together(
+        self,
+        parts: Sequence[TokenArray],
+        capture: CaptureSpec,
+        firsts: Sequence[int],
+        take: TakeRows,
+        *,
+        cancel: CancelToken | None = None,
+    ) -> list[Activations]:
+        """Not used here."""
+        raise NotImplementedError
 
     def set_adapters(self, adapters: Sequence[AdapterUse]) -> None:
         """Remember them."""

@@ -16,6 +16,7 @@ from .words import plain
 
 MARKS = {"queued": "…", "running": "▸", "paused": "‖", "done": "✓", "failed": "!", "cancelled": "x"}
 _PAIR = ("encode", "generate")  # these two take turns with every chunk
+_UNITS = {"learn": " readings"}
 _BAR = 10
 _SHORTEST_NAME = 8
 
@@ -39,7 +40,7 @@ class JobView:
         """The pipeline's word for what goes on, with how far it is."""
         done, total = self.progress.done, self.progress.total
         stage = " + ".join(_PAIR) if self.progress.stage in _PAIR else self.progress.stage
-        unit = " chunks" if self.progress.stage in _PAIR else ""
+        unit = " chunks" if self.progress.stage in _PAIR else _UNITS.get(self.progress.stage, "")
         return f"{stage} {done} of {total}{unit}" if total > 1 else stage or "waiting"
 
     @property

@@ -119,7 +119,7 @@ class JobTurns:
         def between_chunks(progress: Progress) -> None:
             report(progress)
             # Only here is nothing of the engine's in flight, and the pipeline's clock for the time left not running.
-            if progress.stage == "encode" and not self._serve(0):
+            if progress.stage in ("encode", "learn") and not self._serve(0):
                 self.notice()
 
         return self._room.attach(job.request, document, between_chunks, token)

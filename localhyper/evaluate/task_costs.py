@@ -44,7 +44,7 @@ class AdapterSpent:
         encode_flops: Reading the description, by the base model's blocks that have to run, or by an embedding model.
         generate_flops: The hypernetwork, at most.
         seconds: From the text to the file.
-        learn_flops: Reading the examples, where there are some: twice a round, for activations and for predictions.
+        learn_flops: Reading the examples, where there are some, once a round.
     """
 
     description_tokens: int
@@ -128,7 +128,7 @@ def made_of_description(
     else:
         read = 1
         encoding = 2.0 * (onnx_weights(embedder) if embedder is not None else 0) * tokens
-    learning = 2.0 * base.parameter_count * 2 * FitSettings().rounds * example_tokens
+    learning = 2.0 * base.parameter_count * FitSettings().rounds * example_tokens
     return AdapterSpent(tokens, encoding, 2.0 * onnx_weights(bundle.path) * (read + pairs), seconds, learning)
 
 

@@ -94,6 +94,20 @@ def test_sequences_read_together_do_not_see_each_other(
     assert engine.encode_together([], capture) == []
 
 
+def test_what_sequences_begin_with_is_read_once(engine: LlamaEngine, spec: TinySpec) -> None:
+    """As chunks behind one prefix; one of them is all prefix but for its last token, one is a copy."""
+    ids = np.concatenate([engine.tokenize(TEXT)] * 3)
+    begun, other = ids[:6], ids[::-1]
+    parts = [np.concatenate([begun, other[:n]]) for n in (9, 1, 20)] + [ids[:30], ids[:30], begun]
+    for some in (parts, parts[:3], parts[3:5], [ids[:1], ids[:1]]):
+        for part, got in zip(some, engine.encode_together(some, EVERYTHING), strict=True):
+            reference = reference_forward(spec, part)
+            for tap in range(spec.blocks + 1):
+                close_to(got.hidden[tap], reference.taps[tap])
+            for block in range(spec.blocks):
+                close_to(got.ffn[block], reference.ffn[block])
+
+
 def test_a_stop_among_sequences_leaves_the_engine_usable(engine: LlamaEngine) -> None:
     parts = [engine.tokenize(TEXT), engine.tokenize("Another one.")]
     before = engine.encode_together(parts, EVERYTHING)

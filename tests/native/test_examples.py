@@ -10,7 +10,7 @@ import pytest
 
 from localhyper.attach_steps import AttachSteps
 from localhyper.config import load_config
-from localhyper.engine import AdapterUse, CaptureSpec, ChatMessage, Engine, EngineConfig, Sampling
+from localhyper.engine import AdapterUse, CaptureSpec, ChatMessage, Engine, EngineConfig, FloatArray, Sampling
 from localhyper.errors import Cancelled
 from localhyper.evaluate.task_items import grade_text
 from localhyper.example_lesson import MOST_PLACES, Learnt, learn_examples
@@ -126,10 +126,25 @@ def test_examples_alone_are_enough_and_adapters_in_force_are_put_back(engine: Ll
     assert engine.adapters == (AdapterUse(mine),) and nats(engine, ASKED) == before
     assert (learnt.examples, learnt.left_out) == (6, 0)
     assert learnt.tokens == sum(len(turn.ids) for turn in example_turns(engine, SHOWN))
-    assert [(one.stage, one.done, one.total) for one in told][-1] == ("learn", 5, 5)
+    assert [(one.stage, one.done, one.total) for one in told] == [("learn", 6 * read, 30) for read in range(6)]
+    assert told[0].eta_seconds is None and told[-1].eta_seconds is None and all(one.eta_seconds for one in told[1:-1])
     in_force(engine, learnt, tmp_path / "learnt.gguf")
     assert nats(engine, ASKED) > before + 4
     engine.set_adapters([])
+
+
+def test_whoever_is_told_may_use_the_engine_meanwhile(engine: LlamaEngine) -> None:
+    """As the terminal UI answers questions while a task is being learnt."""
+    alone = learn_examples(engine, nothing(engine), SHOWN[:2], steps())
+
+    def chat(_: Progress) -> None:
+        engine.set_adapters([])
+        engine.encode(engine.tokenize("Something else."), CaptureSpec((1,)))
+        reply_to(engine, "Who are you?")
+
+    beside = learn_examples(engine, nothing(engine), SHOWN[:2], AttachSteps("a task", chat, CancelToken()))
+    for one, two in zip(alone.weights.targets.values(), beside.weights.targets.values(), strict=True):
+        assert np.array_equal(one.a, two.a) and np.array_equal(one.b, two.b)
 
 
 def test_it_stops_when_told_to_and_puts_back_what_was_in_force(engine: LlamaEngine) -> None:
@@ -161,6 +176,40 @@ def test_control_tokens_in_an_example_are_plain_text(engine: LlamaEngine) -> Non
     assert len(range(len(turn.ids))[turn.places]) == len(turn.wanted)
 
 
+def test_logits_come_with_activations_and_are_those_of_one_read_alone(engine: LlamaEngine) -> None:
+    """Some begin alike, one is longer than a batch and wants more rows than a call may have, one wants none."""
+    text = "The quick brown fox jumps over the lazy dog, and then it rests in the shade of an old oak. "
+    long = np.tile(engine.tokenize(text), 30)[:600]
+    parts = [engine.tokenize(text), engine.tokenize("The quick answer is no."), long, engine.tokenize("The end.")]
+    firsts, capture = [7, 2, 400, 2], CaptureSpec((12,), (22, 28))
+    firsts[3] = len(parts[3])
+    got: dict[int, list[tuple[int, FloatArray]]] = {}
+    found = engine.read_together(
+        parts, capture, firsts, lambda n, start, rows: got.setdefault(n, []).append((start, rows))
+    )
+    assert sorted(got) == [0, 1, 2] and len(got[2]) > 1
+    for number, rows in got.items():
+        assert [start for start, _ in rows] == [
+            firsts[number] + sum(len(of_step) for _, of_step in rows[:place]) for place in range(len(rows))
+        ]
+        whole, alone = np.concatenate([of_step for _, of_step in rows]), engine.logits(parts[number], firsts[number])
+        assert whole.shape == alone.shape
+        assert np.abs(whole - alone).max() <= 0.1 * np.abs(alone).max()
+        assert (whole.argmax(1) == alone.argmax(1)).mean() > 0.9
+    for ids, one in zip(parts, found, strict=True):
+        alone_read = engine.encode(ids, capture)
+        assert one.ffn.shape == alone_read.ffn.shape
+        assert np.abs(one.ffn - alone_read.ffn).max() <= 0.1 * np.abs(alone_read.ffn).max()
+    every = engine.read_together(parts[:2], CaptureSpec((), (29,)), [0, 0], lambda n, start, rows: None)
+    assert np.abs(every[0].ffn - engine.encode(parts[0], CaptureSpec((), (29,))).ffn).max() < 1
+    with pytest.raises(ValueError, match="outside"):
+        engine.read_together([long], capture, [601], no_rows)
+
+
+def no_rows(number: int, start: int, rows: FloatArray) -> None:
+    raise AssertionError("no logits were asked for")
+
+
 def test_activations_under_adapters_are_another_models_and_leave_nothing_behind(
     engine: LlamaEngine, tmp_path: Path
 ) -> None:
@@ -175,11 +224,11 @@ def test_activations_under_adapters_are_another_models_and_leave_nothing_behind(
     ids, capture = engine.tokenize("The quick brown fox jumps over the lazy dog."), CaptureSpec((3, 4, 30), (3, 29))
     plain = engine.encode(ids, capture)
     engine.set_adapters([AdapterUse(path)])
-    (adapted,) = engine.encode_together([ids], capture, adapted=True)
-    pair = engine.encode_together([ids[:5], ids], capture, adapted=True)[1]
+    (adapted,) = engine.read_together([ids], capture, [len(ids)], no_rows)
+    pair = engine.read_together([ids[:5], ids], capture, [5, len(ids)], no_rows)[1]
     after = engine.encode(ids, capture)
     engine.set_adapters([])
-    (none,) = engine.encode_together([ids], capture, adapted=True)
+    (none,) = engine.read_together([ids], capture, [len(ids)], no_rows)
     for same in (after, none):
         assert np.array_equal(same.hidden, plain.hidden) and np.array_equal(same.ffn, plain.ffn)
     assert np.array_equal(adapted.hidden[0], plain.hidden[0]) and np.array_equal(adapted.ffn[0], plain.ffn[0])

@@ -20,6 +20,7 @@ from localhyper.engine import (
     GenerationStats,
     Piece,
     Sampling,
+    TakeRows,
     TokenArray,
 )
 from localhyper.progress import CancelToken
@@ -165,14 +166,20 @@ class FakeEngine:
         return Activations(hidden, noise((len(capture.ffn_blocks), len(ids), self.info.ffn_size)).astype(np.float32))
 
     def encode_together(
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
+    ) -> list[Activations]:
+        return [self.encode(ids, capture, cancel=cancel) for ids in parts]
+
+    def read_together(
         self,
         parts: Sequence[TokenArray],
         capture: CaptureSpec,
+        firsts: Sequence[int],
+        take: TakeRows,
         *,
-        adapted: bool = False,
         cancel: CancelToken | None = None,
     ) -> list[Activations]:
-        return [self.encode(ids, capture, cancel=cancel) for ids in parts]
+        raise AssertionError("a chat learns no examples")
 
     def render(self, messages: Sequence[ChatMessage]) -> str:
         return "".join(f"{message.role}: {message.content}\n" for message in messages)

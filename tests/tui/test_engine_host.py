@@ -12,13 +12,16 @@ import pytest
 from localhyper.chunk_choice import Choice, Choose
 from localhyper.config import Config
 from localhyper.engine import AdapterUse, ChatMessage, Engine, Sampling
-from localhyper.errors import ModelError
+from localhyper.errors import HypernetworkError, ModelError
+from localhyper.jobs import JobRequest
 from localhyper.paths import get_paths
 from localhyper.progress import CancelToken, Progress, ProgressCallback
+from localhyper.sources.document import Document
 from localhyper.tui.engine_host import ThreadEngineHost
 from localhyper.tui.host_events import (
     AskRequest,
     HostEvent,
+    JobChanged,
     Loaded,
     LoadFailed,
     LoadProgress,
@@ -115,6 +118,32 @@ def test_an_adapter_that_is_made_for_a_question_is_told_of_and_can_be_stopped(mo
     watched.host.cancel(2)
     assert watched.until(ReplyDone)[-1] == ReplyDone(2, None)
     assert len(watched.engine.asked) == 1
+    assert watched.host.close(10)
+
+
+@pytest.mark.parametrize("stage", ["encode", "learn"])
+def test_a_question_is_answered_between_two_chunks_and_between_two_readings_of_examples(
+    monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def attach(
+        room: ScriptedRoom, wanted: JobRequest, document: Document, report: ProgressCallback, cancel: CancelToken
+    ) -> int:
+        report(Progress(stage, 0, 3))
+        watched.host.ask(request(5))
+        report(Progress("generate", 0, 3))
+        assert not watched.engine.asked, "something of the engine's may be in flight"
+        report(Progress(stage, 1, 3))  # nobody waits longer than this
+        assert len(watched.engine.asked) == 1
+        raise HypernetworkError("as scripted")
+
+    monkeypatch.setattr(ScriptedRoom, "attach", attach)
+    watched = Watched()
+    watched.until(Loaded)
+    job = watched.host.submit(JobRequest(text="Sort it.", kind="task"))
+    watched.until(ReplyDone)
+    watched.until(JobChanged)
+    ended = watched.store.jobs.get(job.id)
+    assert (ended.state, ended.message) == ("failed", "as scripted")
     assert watched.host.close(10)
 
 

@@ -27,12 +27,7 @@ class Together(ScriptedEngine):
         self.batches: list[int] = []
 
     def encode_together(
-        self,
-        parts: Sequence[TokenArray],
-        capture: CaptureSpec,
-        *,
-        adapted: bool = False,
-        cancel: CancelToken | None = None,
+        self, parts: Sequence[TokenArray], capture: CaptureSpec, *, cancel: CancelToken | None = None
     ) -> list[Activations]:
         """As ever."""
         self.batches.append(len(parts))

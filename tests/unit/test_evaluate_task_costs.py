@@ -72,7 +72,7 @@ def test_reading_a_description_runs_the_blocks_up_to_the_last_one_read(tmp_path:
     assert spent.generate_flops == 2 * onnx_weights(bundle.path) * (10 + 1)
     assert spent.flops == spent.encode_flops + spent.generate_flops
     taught = made_of_description(adapter, 0.5, fake_info(), bundle, 3, None, 50)
-    assert taught.learn_flops == 2 * 1000 * 50 * 2 * FitSettings().rounds == taught.flops - spent.flops
+    assert taught.learn_flops == 2 * 1000 * 50 * FitSettings().rounds == taught.flops - spent.flops
 
 
 def test_an_embedder_reads_the_description_in_the_base_models_place(tmp_path: Path, adapter: Path) -> None:
