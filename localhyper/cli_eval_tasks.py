@@ -1,4 +1,4 @@
-"""`localhyper eval tasks` and `eval bench`: what adapters made of task descriptions bring, and what they cost."""
+"""`localhyper eval tasks`, `bench` and `examples`: what adapters of tasks bring, and what they cost."""
 
 from __future__ import annotations
 
@@ -26,6 +26,14 @@ TaskColumnsOption = Annotated[
         "of examples.",
     ),
 ]
+OwnColumnsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME,…",
+        help="What to measure, as of `eval tasks`; default: base, described, few-shot, generated, generated-examples, "
+        "or without --task base, few-shot, examples.",
+    ),
+]
 MultitaskOption = Annotated[
     Path | None, typer.Option(help="GGUF adapter: one LoRA of all training tasks, to compare with.")
 ]
@@ -38,9 +46,10 @@ PerTaskOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the two commands to `localhyper eval`; `cli.py` calls it."""
+    """Add the three commands to `localhyper eval`; `cli.py` calls it."""
     app.command(epilog=EXIT_CODES)(tasks)
     app.command(epilog=EXIT_CODES)(bench)
+    app.command(epilog=EXIT_CODES)(examples)
 
 
 def tasks(
@@ -100,6 +109,57 @@ def bench(
     _measure(options, rank, base, hypernet, cases_file, as_json)
 
 
+def examples(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Your examples of a task: .csv, .tsv, .jsonl or text, as attach takes them."
+        ),
+    ],
+    task: Annotated[str, typer.Option("--task", metavar="TEXT|@FILE|-", help="What the task is.")] = "",
+    shots: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="Examples that are learnt; the others are asked.")
+    ] = 10,
+    limit: Annotated[int, typer.Option(min=0, help="Most of the others that are asked; 0 = all.")] = 50,
+    columns: OwnColumnsOption = "",
+    max_tokens: MaxTokensOption = 64,
+    seed: SeedOption = 0,
+    base: BaseOption = "",
+    hypernet: HypernetOption = "",
+    cases_file: CasesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Your own examples of a task: what an adapter that learnt some of them makes of the others.
+
+    Beside it what the base model does with the input alone, with the description or the same examples in the prompt,
+    and what an adapter of the description alone does. Which are learnt is drawn by --seed.
+    """
+    from localhyper.evaluate.task_columns import parse_columns
+    from localhyper.evaluate.tasks import TasksOptions
+
+    options = TasksOptions(
+        "examples",
+        (file.expanduser(),),
+        limit,
+        seed,
+        parse_columns(columns),
+        max_tokens=max_tokens,
+        shots=shots,
+        description=_description(task, base, hypernet),
+    )
+    _measure(options, None, base, hypernet, cases_file, as_json)
+
+
+def _description(task: str, base: str, hypernet: str) -> str:
+    """The text of a task as `attach --task` reads it; empty where there is none."""
+    from localhyper.cli_making import task_request
+
+    if not task:
+        return ""
+    with open_workbench(base, hypernet, kind="task") as bench:
+        return bench.read(task_request(task)).text
+
+
 def _measure(
     options: TasksOptions, rank: int | None, base: str, hypernet: str, cases_file: Path | None, as_json: bool
 ) -> None:
@@ -116,7 +176,7 @@ def _measure(
         with ProgressView() as view:
             bundle = maker = None
             engine = bench.engine(view)
-            if needs_hypernetwork(options.columns):
+            if needs_hypernetwork(options.wanted):
                 bundle, budget = bench.bundle, bench.options(rank=rank).rank
                 maker = task_maker(engine, bench.hypernetwork(view), bench.registry, budget, token)
             result = run(options, engine, bundle, maker, view, token)

@@ -83,7 +83,10 @@ class Reader:
         self.capture.begin(self.spec, int(ends[-1]), stop, to_end=take is not None)
         try:
             if ends[-1] and (take is not None or self.spec.taps or self.spec.ffn_blocks):
-                self._read_together(group, shared, take) if len(group) > 1 else self._read_alone(group[0], take)
+                if len(group) > 1:
+                    self._read_together(group, shared, take)
+                else:
+                    self._read_alone(group[0], take)
             both = self.capture.result()
             if len(group) == 1:
                 return [both]

@@ -1,4 +1,4 @@
-"""Results of `eval tasks` and `eval bench` as tables for people, as JSON for scripts, and case by case as JSON Lines.
+"""Results of the suites of tasks as tables for people, as JSON for scripts, and case by case as JSON Lines.
 
 Knows the results' shapes, nothing of how they came about.
 """
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from localhyper.evaluate.intervals import Estimate
 from localhyper.evaluate.report import bracket, figures_json
 from localhyper.evaluate.report import write_cases as write_cases  # for the command line, as `to_json`
-from localhyper.evaluate.task_columns import COLUMNS, GENERATED
+from localhyper.evaluate.task_columns import COLUMNS
 from localhyper.evaluate.task_scores import ColumnCost, CostRatios, MakingCost, TaskFigures
 from localhyper.evaluate.tasks import METRICS, TasksResult
+from localhyper.sources.cleaning import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 WIDE = 11  # columns beside each other that leave no room for blanks on both sides
 WIDEST = 13  # more are told in two tables
+MOST_MISSED = 10  # told in full by --json
+LONGEST_CELL = 100  # characters
 TITLES = {"rouge_l": "ROUGE-L %", "exact": "exact match %", "accuracy": "right %"}
 
 
@@ -35,8 +38,9 @@ def render_table(result: TasksResult) -> RenderableType:
     from rich.text import Text
 
     metrics = METRICS[result.suite]
-    by_task = (table for metric in metrics for table in _task_tables(result, metric))
-    tables = [_mean_table(result, metrics), *by_task, _cost_table(result)]
+    by_task = [table for metric in metrics for table in _task_tables(result, metric)]
+    of_own = result.suite == "examples"  # one task, whose misses say more than its figures once more
+    tables = [_mean_table(result, metrics), *(_missed_tables(result) if of_own else by_task), _cost_table(result)]
     return Group(*tables, *(Text(line, style="dim") for line in _notes(result)))
 
 
@@ -44,16 +48,17 @@ def _mean_table(result: TasksResult, metrics: Sequence[str]) -> Table:
     from rich.table import Table
 
     items = sum(task.items for task in result.tasks)
-    table = Table(title=f"mean over {len(result.tasks)} tasks, {items} test instances in all")
+    over = f"mean over {len(result.tasks)} tasks, " if len(result.tasks) > 1 else ""
+    table = Table(title=f"{over}{items} test instances in all")
     table.add_column("column")
     table.add_column("")
     for metric in metrics:
         table.add_column(TITLES[metric], justify="right")
         if result.differences:
-            table.add_column(f"points that {GENERATED}\nadds to it", justify="right")
+            table.add_column(f"points that {result.options.main}\nadds to it", justify="right")
     for name in dict.fromkeys(figures.name for figures in result.columns):
         cells = [cell for metric in metrics for cell in _mean_cells(result, name, metric)]
-        table.add_row(name, COLUMNS[name].title, *cells, style="bold" if name == GENERATED else "")
+        table.add_row(name, COLUMNS[name].title, *cells, style="bold" if name == result.options.main else "")
     return table
 
 
@@ -61,7 +66,7 @@ def _mean_cells(result: TasksResult, name: str, metric: str) -> list[str]:
     own = next(one for one in result.columns if (one.name, one.metric) == (name, metric))
     cells = [bracket(own.mean, ".1f", 100)]
     if result.differences:
-        wanted = (f"{GENERATED} - {name}", metric)
+        wanted = (f"{result.options.main} - {name}", metric)
         found = [one.mean for one in result.differences if (one.name, one.metric) == wanted]
         cells.append(bracket(found[0], "+.1f", 100) if found else "")
     return cells
@@ -94,6 +99,28 @@ def _task_cell(figures: TaskFigures, task: str) -> str:
     """The interval below the figure, in whole percent: ten columns fit into a wide terminal."""
     estimate: Estimate = figures.tasks[task]
     return f"{100 * estimate.value:.1f}\n[{100 * estimate.low:.0f}, {100 * estimate.high:.0f}]"
+
+
+def _missed_tables(result: TasksResult) -> Iterator[Table]:
+    """The first few of what the main column got wrong, if it did."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if not result.missed:
+        return
+    shown = result.missed[:MOST_MISSED]
+    some = f"the first {len(shown)} of {len(result.missed)}" if len(shown) < len(result.missed) else str(len(shown))
+    table = Table(title=f"what {result.options.main} got wrong: {some}")
+    for heading in ("input", "right", "said"):
+        table.add_column(heading, overflow="fold")
+    for miss in shown:
+        # As text: what a file or a model says is no markup.
+        table.add_row(*(Text(_short(one_line(text))) for text in (miss.input, miss.wanted, miss.said)))
+    yield table
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
 
 
 def _cost_table(result: TasksResult) -> Table:
@@ -129,7 +156,7 @@ def _notes(result: TasksResult) -> Iterator[str]:
     if result.making is not None:
         yield _making_note(result.making)
     if result.ratios is not None:
-        yield _ratio_note(result.ratios)
+        yield _ratio_note(result.ratios, result.options.main)
     for column in result.skipped:
         yield f"{column.name} was not measured: {column.reason}"
     yield "in brackets: 95 % confidence intervals; differences are paired"
@@ -139,15 +166,17 @@ def _notes(result: TasksResult) -> Iterator[str]:
 
 
 def _making_note(making: MakingCost) -> str:
+    learnt = f", {making.learn_gflops:.1f} to read the examples" if making.learn_gflops else ""
     return (
         f"an adapter is made of {making.description_tokens:.0f} tokens in {making.seconds:.2f} s: "
         f"{making.encode_gflops:.1f} GFLOP to read them, at most {making.generate_gflops:.1f} in the hypernetwork"
+        f"{learnt}"
     )
 
 
-def _ratio_note(ratios: CostRatios) -> str:
+def _ratio_note(ratios: CostRatios, main: str) -> str:
     return (
-        f"examples in the prompt / {GENERATED}, making included: {ratios.gflops:.2f} of the operations alone, "
+        f"examples in the prompt / {main}, making included: {ratios.gflops:.2f} of the operations alone, "
         f"{ratios.gflops_in_a_row:.2f} in a row; of the seconds, without making, {ratios.seconds_alone:.2f} alone, "
         f"{ratios.seconds:.2f} in a row"
     )

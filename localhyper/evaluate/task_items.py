@@ -38,11 +38,13 @@ class ReplyItem:
     Attributes:
         message: The user's message.
         grade: Scores of a reply.
+        wanted: A right reply, for people; empty where there is none to show.
     """
 
     id: str
     message: str
     grade: Callable[[str], Scores]
+    wanted: str = ""
 
 
 @dataclass(frozen=True)

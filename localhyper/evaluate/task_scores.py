@@ -70,6 +70,7 @@ class MakingCost:
         encode_gflops: 10⁹ operations of reading it.
         generate_gflops: 10⁹ operations of the hypernetwork, at most.
         seconds: From text to file, measured.
+        learn_gflops: 10⁹ operations of reading examples that are learnt.
     """
 
     adapters: int
@@ -77,6 +78,7 @@ class MakingCost:
     encode_gflops: float
     generate_gflops: float
     seconds: float
+    learn_gflops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,11 +107,19 @@ class TaskTables:
         columns: Columns measured.
         metrics: Scores there are.
         seed: Seed of the bootstrap.
+        main: The column that the others are compared with.
     """
 
     def __init__(
-        self, cases: Sequence[TaskCase], tasks: Sequence[str], columns: Sequence[str], metrics: Sequence[str], seed: int
+        self,
+        cases: Sequence[TaskCase],
+        tasks: Sequence[str],
+        columns: Sequence[str],
+        metrics: Sequence[str],
+        seed: int,
+        main: str = GENERATED,
     ) -> None:
+        self._main = main
         self._tasks, self._columns, self._metrics, self._seed = tasks, columns, metrics, seed
         self._cases: dict[tuple[str, str], list[TaskCase]] = {}
         for case in cases:
@@ -127,14 +137,14 @@ class TaskTables:
         )
 
     def differences(self) -> tuple[TaskFigures, ...]:
-        """`generated` minus every other column, paired; none where it was not measured."""
-        if GENERATED not in self._columns:
+        """The main column minus every other one, paired; none where it was not measured."""
+        if self._main not in self._columns:
             return ()
         return tuple(
-            self._figures(f"{GENERATED} - {name}", metric, self._minus(GENERATED, name, metric), shares=False)
+            self._figures(f"{self._main} - {name}", metric, self._minus(self._main, name, metric), shares=False)
             for metric in self._metrics
             for name in self._columns
-            if name != GENERATED
+            if name != self._main
         )
 
     def items(self) -> dict[str, dict[str, dict[str, list[float]]]]:
@@ -207,16 +217,17 @@ def making_cost(made: Mapping[str, AdapterSpent]) -> MakingCost | None:
         description_tokens=fmean(one.description_tokens for one in spent),
         encode_gflops=fmean(one.encode_flops for one in spent) / 1e9,
         generate_gflops=fmean(one.generate_flops for one in spent) / 1e9,
+        learn_gflops=fmean(one.learn_flops for one in spent) / 1e9,
         seconds=fmean(one.seconds for one in spent),
     )
 
 
-def cost_ratios(costs: Sequence[ColumnCost]) -> CostRatios | None:
-    """Examples in the prompt over generated; None where one of the two was not measured."""
+def cost_ratios(costs: Sequence[ColumnCost], main: str = GENERATED) -> CostRatios | None:
+    """Examples in the prompt over the main column; None where one of the two was not measured."""
     by_name = {cost.name: cost for cost in costs}
-    if SHOWN not in by_name or GENERATED not in by_name:
+    if main == SHOWN or SHOWN not in by_name or main not in by_name:
         return None
-    shown, generated = by_name[SHOWN], by_name[GENERATED]
+    shown, generated = by_name[SHOWN], by_name[main]
     return CostRatios(
         gflops=_ratio(shown.gflops, generated.gflops + generated.making_gflops),
         gflops_in_a_row=_ratio(shown.gflops_in_a_row, generated.gflops_in_a_row + generated.making_gflops),

@@ -1,4 +1,4 @@
-"""Task adapters: does a description become an adapter that does the task? `eval tasks` and `eval bench`.
+"""Task adapters: does a description become an adapter that does the task? `eval tasks`, `eval bench`, `eval examples`.
 
 Runs the shipped path from description to adapter to answer, beside what a user could do instead: describe the task in
 the prompt, show examples there, or train a LoRA. Knows no printing; `report_tasks` does that.
@@ -7,7 +7,7 @@ the prompt, show examples there, or train a LoRA. Knows no printing; `report_tas
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from localhyper.engine import Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.bench_set import read_benchmarks
 from localhyper.evaluate.columns import RunInfo, Skipped
+from localhyper.evaluate.own_task import own_task
 from localhyper.evaluate.task_adapters import TaskMaker, find_given
 from localhyper.evaluate.task_columns import GENERATED, SHOTS, Available, Texts, choose_columns
 from localhyper.evaluate.task_frame import TaskCase, TaskOutcome, TaskSetup, measure_tasks, reply_limit, sample_items
@@ -33,7 +34,9 @@ from localhyper.evaluate.task_scores import (
 from localhyper.evaluate.task_set import TRAINING_INSTANCES, Task, read_tasks
 from localhyper.progress import CancelToken, ProgressCallback, ignore_progress
 
-METRICS = {"tasks": ("rouge_l", "exact"), "bench": ("accuracy",)}
+METRICS = {"tasks": ("rouge_l", "exact"), "examples": ("rouge_l", "exact"), "bench": ("accuracy",)}
+OWN_COLUMNS = ("base", "described", "few-shot", "generated", "generated-examples")  # of `eval examples`
+OWN_UNDESCRIBED = ("base", "few-shot", "examples")  # likewise, without a description
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,8 @@ class TasksOptions:
     """What to run.
 
     Attributes:
-        suite: `tasks` or `bench`.
-        data: Task files, or benchmarks and folders of them.
+        suite: `tasks`, `bench`, or `examples`.
+        data: Task files, or benchmarks and folders of them, or one file of examples.
         limit: Test instances of each task drawn at random; 0 = all.
         seed: Seed of every draw and of the bootstrap.
         columns: Columns to measure; empty = all whose inputs are there.
@@ -50,6 +53,7 @@ class TasksOptions:
         per_task: Folder with the LoRA of each task.
         max_tokens: Most tokens of a reply; 0 = as each benchmark has it.
         shots: Examples that stand in the prompt or are learnt.
+        description: What the task of the examples is; may be empty. Task files say it themselves.
     """
 
     suite: str
@@ -61,6 +65,19 @@ class TasksOptions:
     per_task: Path | None = None
     max_tokens: int = 64
     shots: int = SHOTS
+    description: str = ""
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """The columns to measure; none = all whose inputs are there."""
+        if self.columns or self.suite != "examples":
+            return self.columns
+        return OWN_COLUMNS if self.description else OWN_UNDESCRIBED
+
+    @property
+    def main(self) -> str:
+        """The column that the others are compared with."""
+        return self.wanted[-1] if self.suite == "examples" else GENERATED
 
 
 @dataclass(frozen=True)
@@ -81,18 +98,28 @@ class TaskInfo:
 
 
 @dataclass(frozen=True)
+class Miss:
+    """An input of one's own that the main column answered with something else than what is right."""
+
+    input: str
+    wanted: str
+    said: str
+
+
+@dataclass(frozen=True)
 class TasksResult:
     """Figures of a run.
 
     Attributes:
         skipped: Columns left out because their inputs are not there.
         columns: Every column in every metric.
-        differences: `generated` minus every other column, paired.
+        differences: The main column, as a rule `generated`, minus every other one, paired.
         costs: What an answer costs in each column.
         making: What making an adapter costs; None where none was made.
         ratios: Examples in the prompt over generated; None where one was not measured.
         items: Every score by metric, column and task.
         cases: Every item in every column.
+        missed: Of `examples`, what the main column got wrong.
     """
 
     options: TasksOptions
@@ -107,6 +134,7 @@ class TasksResult:
     items: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]] = field(repr=False)
     cases: tuple[TaskCase, ...] = field(repr=False)
     suite: str = "tasks"
+    missed: tuple[Miss, ...] = ()
 
 
 def run(
@@ -136,7 +164,7 @@ def run(
     subjects, others = read_subjects(options)
     given_files = options.multitask is not None, options.per_task is not None
     available = Available(maker is not None, *given_files, options.shots)
-    columns, skipped = choose_columns(options.columns, available, subjects, others)
+    columns, skipped = choose_columns(options.wanted, available, subjects, others)
     given = find_given(engine, options.multitask, options.per_task, [subject.name for subject in subjects])
     drawn = sample_items(subjects, options.limit, options.seed)
     setup = TaskSetup(engine, columns, given, maker, options.seed, progress, cancel, options.shots)
@@ -156,12 +184,18 @@ def read_subjects(options: TasksOptions) -> tuple[list[Subject], list[Subject]]:
         return read_benchmarks(options.data)
     if options.max_tokens < 1:
         raise ConfigError(f"replies of {options.max_tokens} tokens, wanted at least 1")
-    subjects = [_subject(task, options.max_tokens) for path in options.data for task in read_tasks(path)]
+    subjects = [_subject(task, options.max_tokens) for path in options.data for task in _tasks(path, options)]
     names = [subject.name for subject in subjects]
     twice = next((name for name in names if names.count(name) > 1), "")
     if twice:
         raise ConfigError(f"task `{twice}` is in two data files", "name each file once")
     return subjects, subjects
+
+
+def _tasks(path: Path, options: TasksOptions) -> list[Task]:
+    if options.suite == "examples":
+        return [own_task(path, options.description, options.shots, options.seed)]
+    return read_tasks(path)
 
 
 def _subject(task: Task, max_tokens: int) -> Subject:
@@ -171,7 +205,7 @@ def _subject(task: Task, max_tokens: int) -> Subject:
             f"the first {TRAINING_INSTANCES} are for training; take a task with more",
         )
     items = [
-        ReplyItem(str(number), example.input, partial(grade_text, example.outputs))
+        ReplyItem(str(number), example.input, partial(grade_text, example.outputs), example.outputs[0])
         for number, example in enumerate(task.test)
     ]
     shots = tuple(Shot(example.input, example.outputs[0]) for example in task.train)
@@ -193,7 +227,7 @@ def _summarise(
     outcome: TaskOutcome,
 ) -> TasksResult:
     names = [subject.name for subject in subjects]
-    tables = TaskTables(outcome.cases, names, columns, METRICS[options.suite], options.seed)
+    tables = TaskTables(outcome.cases, names, columns, METRICS[options.suite], options.seed, options.main)
     costs = tables.costs(engine.info.parameter_count, outcome.made)
     tasks = [
         TaskInfo(subject.name, subject.group, len(subject.items), reply_limit(engine, subject), texts)
@@ -207,9 +241,19 @@ def _summarise(
         columns=tables.columns(),
         differences=tables.differences(),
         costs=costs,
-        making=making_cost(outcome.made.get(GENERATED, {})),
-        ratios=cost_ratios(costs),
+        making=making_cost(outcome.made.get(options.main, {})),
+        ratios=cost_ratios(costs, options.main),
         items=tables.items(),
         cases=outcome.cases,
         suite=options.suite,
+        missed=tuple(_missed(options.main, subjects[0], outcome.cases)) if options.suite == "examples" else (),
     )
+
+
+def _missed(column: str, subject: Subject, cases: Sequence[TaskCase]) -> Iterator[Miss]:
+    """What a column got wrong of the items that were asked."""
+    items = {item.id: item for item in subject.items if isinstance(item, ReplyItem)}
+    for case in cases:
+        if case.column == column and not case.scores.exact:
+            item = items[case.id]
+            yield Miss(item.message, item.wanted, case.reply or "")

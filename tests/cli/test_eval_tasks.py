@@ -1,4 +1,4 @@
-"""`eval tasks` and `eval bench` on a tiny real model and bundles of both sorts: command line to figures, offline."""
+"""`eval tasks`, `bench` and `examples` on a tiny real model and bundles of both sorts: from command line to figures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from localhyper.base_header import read_base_info
 from localhyper.evaluate.task_columns import COLUMNS, EXTRA
+from localhyper.evaluate.tasks import OWN_COLUMNS
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
 from localhyper.lora import LoraTarget, LoraWeights
 from localhyper.paths import get_paths
@@ -157,6 +158,26 @@ def test_bad_input_gets_one_line_and_a_hint(
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert told in error and any(line.startswith("hint: ") for line in done.stderr.splitlines())
     assert done.stdout == "" and "Traceback" not in done.stderr
+
+
+def test_own_examples_are_learnt_and_the_others_asked(shell: Shell, bundle: Path, tmp_path: Path) -> None:
+    mail = tmp_path / "mail.csv"
+    mail.write_text("input,output\n" + "".join(f"word {n},{'ab'[n % 2]}\n" for n in range(7)), encoding="utf-8")
+    words = ("eval", "examples", mail, "--shots", "4", "--max-tokens", "4", "--base", shell.base, "--hypernet", bundle)
+    done = shell.run(*words, "--task", "Say [a] or b.", "--json")
+    assert done.returncode == 0, done.stderr
+    read = json.loads(done.stdout)
+    assert [cost["name"] for cost in read["costs"]] == list(OWN_COLUMNS)
+    assert (read["suite"], read["tasks"][0]["items"], len(read["tasks"][0]["texts"]["shots"])) == ("examples", 3, 4)
+    assert read["making"]["learn_gflops"] > 0 and len(read["differences"]) == 2 * (len(OWN_COLUMNS) - 1)
+    right = sum(read["items"]["exact"]["generated-examples"]["mail"])
+    assert len(read["missed"]) == 3 - right
+    table = shell.run(*words, "--columns", "base,examples")
+    assert table.returncode == 0, table.stderr
+    assert "points that examples" in table.stdout and "by task" not in table.stdout
+    few = shell.run(*words, "--shots", "7")
+    assert few.returncode == 2 and "wanted at least 8" in few.stderr and "Traceback" not in few.stderr
+    assert not list(get_paths(shell.home).adapters_dir.glob("*")), "the user's library stays as it is"
 
 
 def test_a_hypernetwork_for_documents_is_refused(shell: Shell, data: Path) -> None:

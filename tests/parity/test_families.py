@@ -109,6 +109,25 @@ def test_logits_are_those_of_transformers(pair: tuple[Any, LlamaEngine]) -> None
     assert relative(engine.logits(ids), want) <= 2e-3
 
 
+def test_what_is_read_together_is_what_transformers_reads_alone(pair: tuple[Any, LlamaEngine]) -> None:
+    """Activations and logits of one pass; what they begin with is longer than half of Gemma's window here."""
+    model, engine = pair
+    engine.set_adapters([])
+    ids = prompt(230)
+    parts = [ids, np.concatenate([ids[:140], ids[60:160]]), ids[:141]]
+    rows: dict[int, list[FloatArray]] = {}
+    capture = CaptureSpec((BLOCKS // 2,), (0, BLOCKS - 2))
+    firsts = [len(part) - 5 for part in parts[:2]] + [140]
+    found = engine.read_together(
+        parts, capture, firsts, lambda number, _, some: rows.setdefault(number, []).append(some)
+    )
+    for number, (part, got) in enumerate(zip(parts, found, strict=True)):
+        want, taps, inner = run(model, part)
+        assert relative(got.hidden[0], taps[BLOCKS // 2]) <= 1e-3
+        assert max(relative(got.ffn[place], inner[block]) for place, block in enumerate(capture.ffn_blocks)) <= 1e-3
+        assert relative(np.concatenate(rows[number]), want[firsts[number] :]) <= 2e-3
+
+
 @pytest.mark.parametrize("scale", [1.0, -0.5])
 def test_an_adapter_on_every_module_adds_b_times_a(pair: tuple[Any, LlamaEngine], scale: float, tmp_path: Path) -> None:
     model, engine = pair
