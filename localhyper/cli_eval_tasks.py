@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -145,34 +146,35 @@ def examples(
         parse_columns(columns),
         max_tokens=max_tokens,
         shots=shots,
-        description=_description(task, base, hypernet),
     )
-    _measure(options, None, base, hypernet, cases_file, as_json)
-
-
-def _description(task: str, base: str, hypernet: str) -> str:
-    """The text of a task as `attach --task` reads it; empty where there is none."""
-    from localhyper.cli_making import task_request
-
-    if not task:
-        return ""
-    with open_workbench(base, hypernet, kind="task") as bench:
-        return bench.read(task_request(task)).text
+    _measure(options, None, base, hypernet, cases_file, as_json, task)
 
 
 def _measure(
-    options: TasksOptions, rank: int | None, base: str, hypernet: str, cases_file: Path | None, as_json: bool
+    options: TasksOptions,
+    rank: int | None,
+    base: str,
+    hypernet: str,
+    cases_file: Path | None,
+    as_json: bool,
+    task: str = "",
 ) -> None:
-    """Run a suite and show what it brought; a hypernetwork is looked for only where a column needs one."""
+    """Run a suite and show what it brought; a hypernetwork is looked for only where a column needs one.
+
+    `task` is a description as `attach --task` takes it, of a suite whose data have none.
+    """
+    from localhyper.cli_making import task_request
     from localhyper.evaluate import report_tasks
     from localhyper.evaluate.task_adapters import task_maker
     from localhyper.evaluate.task_columns import needs_hypernetwork
     from localhyper.evaluate.tasks import read_subjects, run
 
     check_cases_file(cases_file)
-    read_subjects(options)  # a wrong data file is told of before the models are loaded
     token = CancelToken()
     with open_workbench(base, hypernet, kind="task") as bench, stop_on_signals(token):
+        if task:
+            options = replace(options, description=bench.read(task_request(task), cancel=token).text)
+        read_subjects(options)  # a wrong data file is told of before the models are loaded
         with ProgressView() as view:
             bundle = maker = None
             engine = bench.engine(view)

@@ -144,11 +144,8 @@ def _shared(group: Sequence[_Part]) -> int:
     if len(group) < 2:
         return 0
     most = max(0, min(min(len(part) - 1, part.first) for part in group))
-    begun = group[0].ids[:most]
-    for part in group[1:]:
-        differ = np.flatnonzero(begun != part.ids[: len(begun)])
-        begun = begun[: differ[0]] if len(differ) else begun
-    return len(begun)
+    begun = np.stack([part.ids[:most] for part in group])
+    return int((begun == begun[0]).all(axis=0).cumprod().sum())
 
 
 def _one_at_least(wanted: NDArray[np.bool_]) -> NDArray[np.bool_]:

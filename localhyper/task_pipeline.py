@@ -68,7 +68,7 @@ def task_document(text: str) -> Document:
         SourceError: Nothing in it, far more than a description, or half an example.
     """
     from localhyper.sources import read_text
-    from localhyper.sources.cleaning import one_line
+    from localhyper.sources.cleaning import one_line, shortened
 
     if len(text) > MAX_CHARS:
         raise SourceError(
@@ -80,7 +80,7 @@ def task_document(text: str) -> Document:
     document = read_text(text.strip(), "task")
     task = read_task_text(document.text)
     line = one_line(task.description) or " → ".join(map(one_line, task.examples[0].pair))
-    return replace(document, kind=KIND, title=line if len(line) <= 160 else f"{line[:159]}…")
+    return replace(document, kind=KIND, title=shortened(line, 160))
 
 
 def with_examples(document: Document, examples: Sequence[TaskExample]) -> Document:

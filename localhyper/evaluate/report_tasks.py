@@ -14,7 +14,7 @@ from localhyper.evaluate.report import write_cases as write_cases  # for the com
 from localhyper.evaluate.task_columns import COLUMNS
 from localhyper.evaluate.task_scores import ColumnCost, CostRatios, MakingCost, TaskFigures
 from localhyper.evaluate.tasks import METRICS, TasksResult
-from localhyper.sources.cleaning import one_line
+from localhyper.sources.cleaning import one_line, shortened
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -115,12 +115,8 @@ def _missed_tables(result: TasksResult) -> Iterator[Table]:
         table.add_column(heading, overflow="fold")
     for miss in shown:
         # As text: what a file or a model says is no markup.
-        table.add_row(*(Text(_short(one_line(text))) for text in (miss.input, miss.wanted, miss.said)))
+        table.add_row(*(Text(shortened(one_line(text), LONGEST_CELL)) for text in (miss.input, miss.wanted, miss.said)))
     yield table
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST_CELL else f"{text[: LONGEST_CELL - 1]}…"
 
 
 def _cost_table(result: TasksResult) -> Table:

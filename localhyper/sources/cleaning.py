@@ -45,3 +45,8 @@ def clean_title(title: object) -> str:
 def one_line(text: str) -> str:
     """`text` with every run of white space made one space."""
     return " ".join(text.split())
+
+
+def shortened(text: str, most: int) -> str:
+    """`text`, or its first characters and an ellipsis, `most` together."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
