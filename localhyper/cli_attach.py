@@ -66,7 +66,7 @@ def attach(
     with the same base model, hypernetwork and rank costs nothing.
 
     With --task, the adapter is made from the description of a task, by a hypernetwork for tasks; with --examples it
-    learns what they show, too, in a few readings and with no training.
+    learns what they show, too, in seconds.
     """
     hypernet = file_or_name(hypernet)
     if task is not None or examples is not None:

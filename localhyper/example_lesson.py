@@ -1,32 +1,46 @@
-"""Learning a task's examples: what its adapter, made of the description, says of them, and what that lacks.
+"""Learning a task's examples: which can be, and how, given what this machine and this base model allow.
 
-The examples are read through the quantized model itself, each round under the adapter that the one before left. Knows
-the engine, and of files only the adapter's own, in a folder that is gone afterwards.
+By gradient descent where gradients of the base model's upper blocks are computed here, else in closed form.
 """
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from localhyper.attach_steps import AttachSteps
-from localhyper.batching import groups
-from localhyper.engine import AdapterUse, CaptureSpec, Engine, FloatArray, TokenArray
-from localhyper.example_fit import MODULE, FitSettings, fit
+from localhyper.base_header import module_shapes, read_base_header
+from localhyper.engine import Engine
+from localhyper.example_descent import PART_TOKENS, DescentSettings, planned
+from localhyper.example_fit import FitSettings
+from localhyper.example_rounds import Rounds
+from localhyper.example_states import learn_by_descent
 from localhyper.example_turns import ExampleTurn, example_turns
-from localhyper.gguf_adapter import AdapterMetadata, write_adapter
-from localhyper.lora import LoraTarget, LoraWeights, even_ranks, merge, recompress
-from localhyper.lora_union import combine
-from localhyper.output_head import OutputHead
+from localhyper.lora import LoraWeights
+from localhyper.memory_check import physical_cores
 from localhyper.task_examples import TaskExample
+from localhyper.upper_weights import NotComputedHereError, check_upper
+
+logger = logging.getLogger(__name__)
 
 MOST_PLACES = 2048  # tokens of answers that are learnt; the longest examples are left out beyond
-READ_TOGETHER = 512  # tokens of examples that are read at once: few enough to stop soon and to keep in memory
-ROWS_TOGETHER = 128  # rows of logits whose residuals are taken in one go
+LONGEST = 1024  # tokens of an example whose gradients are computed: attention among them is held for each block
+
+
+@dataclass(frozen=True)
+class LearnSettings:
+    """How examples are learnt.
+
+    Attributes:
+        descent: By gradients.
+        rounds: In closed form.
+    """
+
+    descent: DescentSettings = field(default_factory=DescentSettings)
+    rounds: FitSettings = field(default_factory=FitSettings)
 
 
 @dataclass(frozen=True)
@@ -38,12 +52,14 @@ class Learnt:
         examples: How many were learnt.
         left_out: How many were not: longer than the window, or more than `MOST_PLACES` tokens of answers in all.
         tokens: Tokens of those learnt, prompts included.
+        no_gradients: Why they were learnt in closed form; empty where they were not.
     """
 
     weights: LoraWeights
     examples: int
     left_out: int
     tokens: int
+    no_gradients: str = ""
 
 
 def learn_examples(
@@ -51,7 +67,7 @@ def learn_examples(
     weights: LoraWeights,
     examples: Sequence[TaskExample],
     steps: AttachSteps,
-    settings: FitSettings | None = None,
+    settings: LearnSettings | None = None,
 ) -> Learnt:
     """Add to a task's adapter what its examples teach.
 
@@ -67,18 +83,18 @@ def learn_examples(
         Cancelled: Asked to stop.
     """
     turns = example_turns(engine, examples)
-    kept = _fitting(turns, min(engine.n_ctx, engine.info.context_length))
+    kept, why = fitting(turns, min(engine.n_ctx, engine.info.context_length)), ""
     if kept:
         before = engine.adapters
         try:
             with tempfile.TemporaryDirectory(prefix="localhyper-learn-") as folder:
-                weights = _Lesson(engine, kept, steps, settings or FitSettings(), Path(folder)).learn(weights)
+                weights, why = _learnt(engine, weights, kept, steps, settings or LearnSettings(), Path(folder))
         finally:
             engine.set_adapters(before)
-    return Learnt(weights, len(kept), len(turns) - len(kept), sum(len(turn.ids) for turn in kept))
+    return Learnt(weights, len(kept), len(turns) - len(kept), sum(len(turn.ids) for turn in kept), why)
 
 
-def _fitting(turns: Sequence[ExampleTurn], window: int) -> list[ExampleTurn]:
+def fitting(turns: Sequence[ExampleTurn], window: int) -> list[ExampleTurn]:
     """Those that the window holds and, shortest answers first, `MOST_PLACES` do; in their order."""
     chosen, places = set(), 0
     for number in sorted(range(len(turns)), key=lambda i: len(turns[i].wanted)):
@@ -88,108 +104,61 @@ def _fitting(turns: Sequence[ExampleTurn], window: int) -> list[ExampleTurn]:
     return [turn for number, turn in enumerate(turns) if number in chosen]
 
 
-class _Lesson:
-    """One under way."""
-
-    def __init__(
-        self, engine: Engine, turns: Sequence[ExampleTurn], steps: AttachSteps, settings: FitSettings, folder: Path
-    ) -> None:
-        self._engine, self._turns, self._steps, self._settings = engine, turns, steps, settings
-        self._file = folder / "task.gguf"
-        self._blocks = settings.blocks(engine.info.block_count)
-        self._head = OutputHead.open(engine.info.path)
-        self._done = 0
-
-    def learn(self, weights: LoraWeights) -> LoraWeights:
-        """All rounds."""
-        update = None
-        with self._steps.timed("learn"):
-            turn = self._head.turn(self._settings.floor)
-        for _ in range(self._settings.rounds):
-            with self._steps.timed("learn"):
-                metadata = AdapterMetadata(name="learning", base_fingerprint=self._engine.info.fingerprint)
-                write_adapter(self._file, _with_update(weights, update), self._engine.info, metadata)
-            inputs, missing = self._read()
-            with self._steps.timed("learn"):
-                update = self._added(update, fit(self._blocks, inputs, missing @ turn, self._settings))
-        self._report()
-        return _with_update(weights, update)
-
-    def _read(self) -> tuple[FloatArray, FloatArray]:
-        """What enters the adapted blocks' `ffn_down` where answers are said, and what the predictions there lack.
-
-        Returns:
-            Inputs, float32 [blocks, n, ffn], and Eᵀ(y - p), float32 [n, hidden].
-        """
-        kept: list[FloatArray] = []
-        lacking = _Lacking(self._head)
-        for group in groups(self._turns, lambda turn: len(turn.ids), READ_TOGETHER):
-            self._report()  # whoever is told may use the engine meanwhile, under other adapters
-            with self._steps.timed("learn"):
-                self._engine.set_adapters([AdapterUse(self._file)])
-                kept += self._read_group(group, lacking)
-            self._done += len(group)
-        return np.concatenate(kept, axis=1), lacking.all()
-
-    def _read_group(self, group: Sequence[ExampleTurn], lacking: _Lacking) -> list[FloatArray]:
-        """The inputs of each of some examples."""
-        parts, firsts = [turn.ids[:-1] for turn in group], [turn.prompt - 1 for turn in group]
-
-        def take(number: int, start: int, logits: FloatArray) -> None:
-            lacking.add(group[number].ids[start + 1 :][: len(logits)], logits)
-
-        capture, cancel = CaptureSpec((), self._blocks), self._steps.cancel
-        found = self._engine.read_together(parts, capture, firsts, take, cancel=cancel)
-        # Copies: a view would keep what prompts have left.
-        return [one.ffn[:, turn.places].copy() for one, turn in zip(found, group, strict=True)]
-
-    def _report(self) -> None:
-        """So many of the readings of examples are done."""
-        total, spent = self._settings.rounds * len(self._turns), self._steps.timings.get("learn", 0.0)
-        self._steps.estimate(spent / self._done * (total - self._done) if 0 < self._done < total else None)
-        self._steps.report("learn", self._done, total)
-
-    def _added(self, update: LoraTarget | None, target: LoraTarget) -> LoraTarget:
-        """Both together, at the rank budget of the update."""
-        parts = [LoraWeights({MODULE: part}) for part in (update, target) if part is not None]
-        return recompress(merge(parts), self._settings.rank).weights.targets[MODULE]
+def _learnt(
+    engine: Engine,
+    weights: LoraWeights,
+    turns: Sequence[ExampleTurn],
+    steps: AttachSteps,
+    settings: LearnSettings,
+    folder: Path,
+) -> tuple[LoraWeights, str]:
+    """The adapter, and why it took no gradients, where it did not."""
+    try:
+        _check_descent(engine, turns, settings.descent)
+        return learn_by_descent(engine, weights, turns, steps, settings.descent, folder), ""
+    except NotComputedHereError as error:
+        why = str(error)
+    logger.info("examples are learnt in closed form, without gradients of `%s`: %s", engine.info.name, why)
+    return Rounds(engine, turns, steps, settings.rounds, folder).learn(weights), why
 
 
-class _Lacking:
-    """What predictions lack, row by row; some are taken together, for the output matrix is large."""
+def _check_descent(engine: Engine, turns: Sequence[ExampleTurn], settings: DescentSettings) -> None:
+    """Before anything large is read.
 
-    def __init__(self, head: OutputHead) -> None:
-        self._head = head
-        self._found: list[FloatArray] = []
-        self._waiting: list[tuple[TokenArray, FloatArray]] = []
-
-    def add(self, wanted: TokenArray, logits: FloatArray) -> None:
-        """Rows of logits [n, vocab], which are used up, and the tokens [n] that were right."""
-        self._waiting.append((wanted, _likely(logits)))
-        if sum(len(tokens) for tokens, _ in self._waiting) >= ROWS_TOGETHER:
-            self._settle()
-
-    def all(self) -> FloatArray:
-        """Of all rows, float32 [n, hidden]."""
-        if self._waiting:
-            self._settle()
-        return np.concatenate(self._found)
-
-    def _settle(self) -> None:
-        wanted, likely = (np.concatenate(part) for part in zip(*self._waiting, strict=True))
-        self._found.append(self._head.missing(wanted, likely))
-        self._waiting = []
+    Raises:
+        NotComputedHereError: The base model's gradients can't be computed here, or an example is too long for it.
+    """
+    longest = max(len(turn.ids) for turn in turns)
+    if longest > LONGEST:
+        raise NotComputedHereError(f"an example has {longest:,} tokens, more than {LONGEST:,}")
+    at_once = physical_cores() * max(PART_TOKENS, longest)
+    check_upper(engine.info.path, settings.start(engine.info.block_count), at_once, longest)
 
 
-def _likely(logits: FloatArray) -> FloatArray:
-    """Probabilities of logits [n, vocab], in their place."""
-    logits -= logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits
+def learning_operations(
+    engine: Engine, examples: Sequence[TaskExample], settings: LearnSettings | None = None
+) -> float:
+    """Floating-point operations that learning them takes, two for each weight and token of a forward pass.
 
+    A backward pass to the activations takes as many as a forward pass; those to the factors are not counted, which are
+    few.
 
-def _with_update(weights: LoraWeights, update: LoraTarget | None) -> LoraWeights:
-    """An adapter and the update of some blocks as one adapter of one rank; zeros fill up where there is less."""
-    parts = [weights] if update is None else [weights, LoraWeights({MODULE: update})]
-    return even_ranks(combine(parts))
+    Raises:
+        ModelError: The base model has no chat template.
+    """
+    chosen, info = settings or LearnSettings(), engine.info
+    turns = fitting(example_turns(engine, examples), min(engine.n_ctx, info.context_length))
+    tokens = sum(len(turn.ids) for turn in turns)
+    if not turns:
+        return 0.0
+    try:
+        _check_descent(engine, turns, chosen.descent)
+    except NotComputedHereError:
+        return 2.0 * info.parameter_count * tokens * chosen.rounds.rounds
+    header = read_base_header(info.path)
+    blocks = info.block_count - chosen.descent.start(info.block_count)
+    upper = blocks * sum(i * o for i, o in module_shapes(info, header.key_length, header.value_length).values())
+    plan = [turns[number] for step in planned([len(turn.ids) - 1 for turn in turns], chosen.descent) for number in step]
+    read, said = sum(len(turn.ids) for turn in plan), sum(len(turn.wanted) for turn in plan)
+    head = info.hidden_size * info.vocab_size
+    return 2.0 * info.parameter_count * tokens + 4.0 * (upper * read + head * said)

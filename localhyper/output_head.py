@@ -14,6 +14,7 @@ import numpy as np
 from localhyper.engine import FloatArray, TokenArray
 from localhyper.errors import ModelError
 from localhyper.gguf_header import HeaderError, TensorEntry, read_header
+from localhyper.gguf_tensors import read_rows
 
 ROWS = 8192  # of the matrix made at once
 KEPT_BYTES = 256 << 20  # a normalised matrix of up to this size is made once and kept
@@ -64,15 +65,9 @@ class OutputHead:
             yield start, self._kept[number] if self._kept else self._rows(start)
 
     def _rows(self, start: int) -> FloatArray:
-        import gguf
-
-        count = min(ROWS, self.vocabulary - start)
-        width = self.entry.size_bytes // self.vocabulary
-        raw = np.fromfile(self.path, np.uint8, count * width, offset=self.entry.offset + start * width)
         try:
-            kind = gguf.GGMLQuantizationType(self.entry.type_id)
-            rows = gguf.quants.dequantize(raw.reshape(count, width), kind).astype(np.float32, copy=False)
-        except (NotImplementedError, KeyError, ValueError) as error:
+            rows = read_rows(self.path, self.entry, start, min(ROWS, self.vocabulary - start))
+        except HeaderError as error:
             raise ModelError(
                 f"base model `{self.path.name}` stores its output matrix as {self.entry.type_name}, unknown here",
                 "examples cannot be learnt with it",

@@ -38,7 +38,7 @@ DEFAULT_RANK = AdapterSettings().rank_budget
 DEFAULT_CHUNK_RANK = AdapterSettings().chunk_rank
 SMALLEST_CHUNK = 16  # tokens
 KEY_VERSION = 7  # raise it when the same inputs would give another adapter
-LEARN_VERSION = 1  # likewise, of tasks with examples alone
+LEARN_VERSION = 2  # likewise, of tasks with examples alone
 PASSAGE_CHARS = 400
 _SENTENCE_END = re.compile(r"(?<=[.!?…\u3002\uff01\uff1f])\s+|\n\s*\n")
 
@@ -236,8 +236,7 @@ class _Attach:
         told = text if self._hypernetwork.info.reads_examples else task.description or UNDESCRIBED
         ids, cut = first_tokens(told, self._engine.tokenize, most)
         if cut:
-            note = f"only the first {len(ids):,} tokens of the description were read"
-            self._document = replace(self._document, notes=(*self._document.notes, note))
+            self._note(f"only the first {len(ids):,} tokens of the description were read")
         return Chunk(0, ids, text, 0, len(text))
 
     def _parts(self, cut: Cut) -> int:
@@ -287,9 +286,16 @@ class _Attach:
         learnt = learn_examples(self._engine, made.weights, self._examples, self._steps)
         self._taught = learnt.examples
         if learnt.left_out:
-            note = f"{learnt.left_out:,} of {len(self._examples):,} examples: too long, or more than are learnt at once"
-            self._document = replace(self._document, notes=(*self._document.notes, note))
+            self._note(
+                f"{learnt.left_out:,} of {len(self._examples):,} examples: too long, or more than are learnt at once"
+            )
+        if learnt.no_gradients:
+            self._note(f"examples were learnt in closed form, which teaches less: {learnt.no_gradients}")
         return Recompressed(learnt.weights, made.energy_kept)
+
+    def _note(self, text: str) -> None:
+        """Say so of the adapter."""
+        self._document = replace(self._document, notes=(*self._document.notes, text))
 
     def _open_beside(self, work: str, files: int, first: int = 0) -> ChunkWriter:
         """The folder of the chunks' adapters, `files` of them, from chunk `first` on."""

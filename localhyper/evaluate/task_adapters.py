@@ -14,7 +14,7 @@ from localhyper.engine import AdapterUse, BaseModelInfo, Engine
 from localhyper.errors import ConfigError
 from localhyper.evaluate.columns import MakeAdapter, attach_maker, library_in
 from localhyper.evaluate.task_costs import AdapterSpent, made_of_description
-from localhyper.example_turns import example_turns
+from localhyper.example_lesson import learning_operations
 from localhyper.hypernet import OnnxHypernetwork
 from localhyper.progress import CancelToken
 from localhyper.registry import Registry
@@ -51,7 +51,7 @@ def task_maker(
         return TaskMaker(
             attach_maker(engine, hypernetwork, rank, cancel),
             lambda text, path, seconds: made_of_description(
-                path, seconds, base, bundle, frame, None, example_tokens(engine, text)
+                path, seconds, base, bundle, frame, None, example_operations(engine, text)
             ),
         )
     from localhyper.task_vector import find_source
@@ -64,10 +64,10 @@ def task_maker(
     )
 
 
-def example_tokens(engine: Engine, text: str) -> int:
-    """Tokens of a task text's examples, prompts included; 0 without any."""
+def example_operations(engine: Engine, text: str) -> float:
+    """What learning a task text's examples takes; 0 without any."""
     examples = read_task_text(text).examples
-    return sum(len(turn.ids) for turn in example_turns(engine, examples)) if examples else 0
+    return learning_operations(engine, examples) if examples else 0.0
 
 
 def _vector_maker(

@@ -14,7 +14,6 @@ from pathlib import Path
 from localhyper.bundle import BundleInfo
 from localhyper.engine import BaseModelInfo, TokenArray
 from localhyper.errors import AdapterError
-from localhyper.example_fit import FitSettings
 from localhyper.onnx_wire import outline
 
 
@@ -44,7 +43,7 @@ class AdapterSpent:
         encode_flops: Reading the description, by the base model's blocks that have to run, or by an embedding model.
         generate_flops: The hypernetwork, at most.
         seconds: From the text to the file.
-        learn_flops: Reading the examples, where there are some, once a round.
+        learn_flops: Learning the examples, where there are some.
     """
 
     description_tokens: int
@@ -104,7 +103,7 @@ def made_of_description(
     bundle: BundleInfo,
     frame_tokens: int,
     embedder: Path | None,
-    example_tokens: int = 0,
+    learning: float = 0.0,
 ) -> AdapterSpent:
     """What an adapter made by a hypernetwork cost.
 
@@ -118,7 +117,7 @@ def made_of_description(
         bundle: The hypernetwork.
         frame_tokens: Tokens that are read before and after the description.
         embedder: The embedding model's ONNX file, where the hypernetwork reads its vector; None = it reads activations.
-        example_tokens: Tokens of examples that were learnt.
+        learning: Operations that learning examples took.
     """
     tokens = _description_tokens(path)
     pairs = sum(len(blocks) for blocks in bundle.targets.values())
@@ -128,7 +127,6 @@ def made_of_description(
     else:
         read = 1
         encoding = 2.0 * (onnx_weights(embedder) if embedder is not None else 0) * tokens
-    learning = 2.0 * base.parameter_count * FitSettings().rounds * example_tokens
     return AdapterSpent(tokens, encoding, 2.0 * onnx_weights(bundle.path) * (read + pairs), seconds, learning)
 
 

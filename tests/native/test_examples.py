@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from localhyper.config import load_config
 from localhyper.engine import AdapterUse, CaptureSpec, ChatMessage, Engine, EngineConfig, FloatArray, Sampling
 from localhyper.errors import Cancelled
 from localhyper.evaluate.task_items import grade_text
-from localhyper.example_lesson import MOST_PLACES, Learnt, learn_examples
+from localhyper.example_descent import DescentSettings
+from localhyper.example_fit import FitSettings
+from localhyper.example_lesson import LearnSettings, Learnt, learn_examples, learning_operations
 from localhyper.example_turns import end_of_turn, example_turns
 from localhyper.gguf_adapter import AdapterMetadata, read_adapter, write_adapter
 from localhyper.llama_engine import LlamaEngine
@@ -23,6 +26,7 @@ from localhyper.pipeline import AttachOptions
 from localhyper.progress import CancelToken, Progress
 from localhyper.task_examples import TaskExample, described
 from localhyper.task_pipeline import task_document
+from localhyper.upper_weights import FAMILIES
 from localhyper.workbench import Workbench
 
 pytestmark = pytest.mark.native
@@ -113,7 +117,8 @@ def test_the_same_task_is_found_and_other_examples_make_another(bench: Workbench
     assert not fewer.reused and fewer.adapter.name != first.adapter.name
     weights, metadata = read_adapter(first.adapter.path)
     assert weights.rank == metadata.rank or weights.rank > metadata.rank > 0
-    assert set(weights.targets) == {"attn_q", "attn_v", "ffn_down"}
+    assert set(weights.targets) == {"attn_q", "attn_v", *DescentSettings().modules}
+    assert set(weights.targets["attn_q"].layers) > set(weights.targets["ffn_up"].layers) == set(range(15, 30))
 
 
 def test_examples_alone_are_enough_and_adapters_in_force_are_put_back(engine: LlamaEngine, tmp_path: Path) -> None:
@@ -126,8 +131,9 @@ def test_examples_alone_are_enough_and_adapters_in_force_are_put_back(engine: Ll
     assert engine.adapters == (AdapterUse(mine),) and nats(engine, ASKED) == before
     assert (learnt.examples, learnt.left_out) == (6, 0)
     assert learnt.tokens == sum(len(turn.ids) for turn in example_turns(engine, SHOWN))
-    assert [(one.stage, one.done, one.total) for one in told] == [("learn", 6 * read, 30) for read in range(6)]
-    assert told[0].eta_seconds is None and told[-1].eta_seconds is None and all(one.eta_seconds for one in told[1:-1])
+    # Read once through llama.cpp, then eight steps, whose pace says how long is left.
+    assert [(one.stage, one.done, one.total) for one in told] == [("learn", 6 * read, 54) for read in range(10)]
+    assert [one.eta_seconds is not None for one in told] == [False, False, *[True] * 7, False]
     in_force(engine, learnt, tmp_path / "learnt.gguf")
     assert nats(engine, ASKED) > before + 4
     engine.set_adapters([])
@@ -153,11 +159,59 @@ def test_it_stops_when_told_to_and_puts_back_what_was_in_force(engine: LlamaEngi
     with pytest.raises(Cancelled):
         learn_examples(engine, nothing(engine), SHOWN, steps(cancel=token))
     assert engine.adapters == ()
+    later = CancelToken()
+    told: list[Progress] = []
+
+    def stop(progress: Progress) -> None:
+        told.append(progress)
+        if progress.done > 12:
+            later.cancel()
+
+    with pytest.raises(Cancelled):
+        learn_examples(engine, nothing(engine), SHOWN, AttachSteps("a task", stop, later))
+    assert engine.adapters == () and told[-1].done == 18
 
 
-def test_what_is_too_long_is_left_out_and_said(engine: LlamaEngine, bench: Workbench) -> None:
+@pytest.mark.parametrize("why", ["unlike llama.cpp", "long", "memory"])
+def test_what_gradients_are_not_computed_of_is_learnt_in_closed_form(
+    engine: LlamaEngine, why: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "localhyper")
+    shown = SHOWN[:3]
+    if why == "unlike llama.cpp":
+        # As if blocks were computed otherwise than llama.cpp does: rotary pairs of another kind.
+        monkeypatch.setitem(FAMILIES, "llama", replace(FAMILIES["llama"], halves=True))
+    elif why == "long":
+        shown = [TaskExample("word " * 500, "yes"), SHOWN[0]]
+        monkeypatch.setattr("localhyper.example_lesson.LONGEST", 400)
+    else:
+        monkeypatch.setattr("localhyper.upper_weights.available_memory", lambda: 1 << 28)
+    settings = LearnSettings(rounds=FitSettings(rounds=2))
+    learnt = learn_examples(engine, nothing(engine), shown, steps(), settings)
+    assert set(learnt.weights.targets) == {"ffn_down"} and learnt.examples == len(shown)
+    said = {"unlike llama.cpp": "apart from llama.cpp's", "long": "more than 400", "memory": "MiB"}[why]
+    (message,) = caplog.messages
+    assert said in message and "closed form" in message and learnt.no_gradients in message
+    operations = learning_operations(engine, shown, settings)
+    if why != "unlike llama.cpp":  # which the header does not tell
+        assert operations == 2.0 * engine.info.parameter_count * 2 * learnt.tokens
+
+
+def test_operations_are_of_one_reading_and_of_the_steps(engine: LlamaEngine) -> None:
+    turns = example_turns(engine, SHOWN)
+    tokens, said = sum(len(turn.ids) for turn in turns), sum(len(turn.wanted) for turn in turns)
+    block = 2 * 576 * 576 + 2 * 576 * 192 + 3 * 576 * 1536
+    wanted = 2.0 * engine.info.parameter_count * tokens + 8 * 4.0 * (15 * block * tokens + 576 * 49152 * said)
+    assert learning_operations(engine, SHOWN) == wanted
+    assert learning_operations(engine, [TaskExample("word " * 3000, "yes")]) == 0
+
+
+def test_what_is_too_long_is_left_out_and_said(
+    engine: LlamaEngine, bench: Workbench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("localhyper.example_lesson.MOST_PLACES", 300)
     long = TaskExample("word " * 3000, "yes")
-    wordy = TaskExample("Copy a lot.", "word " * (MOST_PLACES // 2 + 300))
+    wordy = TaskExample("Copy a lot.", "word " * 180)
     learnt = learn_examples(engine, nothing(engine), [long, SHOWN[0]], steps())
     assert (learnt.examples, learnt.left_out) == (1, 1)
     learnt = learn_examples(engine, nothing(engine), [long], steps())

@@ -1,11 +1,14 @@
 """Every supported family in llama.cpp = transformers: activations at every tap, logits, adapters on every module.
 
+Gradients of the upper blocks in numpy = transformers, too.
+
 Tiny random models with what the real ones of their family have: grouped queries, heads wider than hidden size / heads,
 a stretched rotary embedding, tied or untied output, windows shorter than the prompt. The prompt spans several batches.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,15 @@ from localhyper.gguf_adapter import AdapterMetadata, permute_for_base, write_ada
 from localhyper.llama_engine import LlamaEngine  # noqa: E402
 from localhyper.lora import LoraTarget, LoraWeights  # noqa: E402
 from localhyper.peft_folder import MODULES  # noqa: E402
-from tests.parity.gguf_base import FIXTURES, FloatArray, write_gguf_model, write_reference_base  # noqa: E402
+from localhyper.upper_blocks import Factor, Lesson, UpperBlocks  # noqa: E402
+from localhyper.upper_weights import read_upper  # noqa: E402
+from tests.parity.gguf_base import (  # noqa: E402
+    FIXTURES,
+    FloatArray,
+    pairs_of_halves,
+    write_gguf_model,
+    write_reference_base,
+)
 
 pytestmark = [pytest.mark.parity, pytest.mark.torch, pytest.mark.native]
 
@@ -164,6 +175,70 @@ def _with_added(model: Any, changed: dict[str, FloatArray], ids: np.ndarray) -> 
         for name, value in kept.items():
             weights[name].copy_(value)
     return logits
+
+
+def test_gradients_of_the_upper_blocks_are_those_of_transformers(pair: tuple[Any, LlamaEngine]) -> None:
+    """Of LoRA on every module, by the gradients to the weights; two sequences, one longer than Gemma's window here."""
+    model, engine = pair
+    header, random, start, rank = read_base_header(engine.info.path), np.random.default_rng(9), 1, 5
+    sequences, first = [prompt(130), prompt(40)[::-1].copy()], [100, 30]
+    wanted = [np.append(ids[at + 1 :], 7) for ids, at in zip(sequences, first, strict=True)]
+    taps = [run(model, ids)[1] for ids in sequences]
+    places = np.concatenate([np.arange(100, 130), 130 + np.arange(30, 40)])
+    lesson = Lesson(
+        np.concatenate([of_one[start] for of_one in taps]), (130, 40), places, np.concatenate(wanted), shares(places)
+    )
+    factors, changed = {}, {}
+    for module, (inputs, outputs) in module_shapes(engine.info, header.key_length, header.value_length).items():
+        for block in range(start, BLOCKS):
+            a = random.standard_normal((rank, inputs)).astype(np.float32) / inputs**0.5
+            b = random.standard_normal((outputs, rank)).astype(np.float32) * 0.1
+            factors[block, module] = Factor(a, b)
+            changed[block, module] = np.argsort(rows_of(engine, module, outputs)), b @ a
+    upper = UpperBlocks(read_upper(engine.info.path, start))
+    with _upper_changed(model, changed):
+        model.zero_grad()
+        said = [model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0] for ids in sequences]
+        logits = torch.cat([rows[at:] for rows, at in zip(said, first, strict=True)])
+        assert relative(upper.logits(lesson, factors), logits.detach().numpy()) <= 2e-3
+        losses = torch.nn.functional.cross_entropy(logits, torch.from_numpy(lesson.wanted).long(), reduction="none")
+        (losses * torch.from_numpy(lesson.shares)).sum().backward()
+        loss, found = upper.gradients(lesson, factors)
+        assert loss == pytest.approx(float((losses.detach().numpy() * lesson.shares).sum()), rel=1e-4)
+        assert set(found) == set(factors)
+        for (block, module), factor in factors.items():
+            weight = dict(model.named_parameters())[f"model.layers.{block}.{MODULES[module]}.weight"]
+            dense = weight.grad.numpy()[rows_of(engine, module, len(factor.b))]
+            assert relative(found[block, module].a, factor.b.T @ dense) <= 2e-3, (block, module)
+            assert relative(found[block, module].b, dense @ factor.a.T) <= 2e-3, (block, module)
+
+
+def shares(places: np.ndarray) -> FloatArray:
+    return (np.linspace(0.5, 1.5, len(places)) / len(places)).astype(np.float32)
+
+
+def rows_of(engine: LlamaEngine, module: str, rows: int) -> np.ndarray:
+    """Where transformers has each row that llama.cpp has."""
+    if engine.info.architecture != "llama" or module not in ("attn_q", "attn_k"):
+        return np.arange(rows)
+    return pairs_of_halves(rows, read_base_header(engine.info.path).key_length)
+
+
+@contextlib.contextmanager
+def _upper_changed(model: Any, changed: dict[tuple[int, str], tuple[np.ndarray, FloatArray]]) -> Iterator[None]:
+    """With updates, whose rows are put in order, in the weights."""
+    weights = dict(model.named_parameters())
+    kept = {}
+    with torch.no_grad():
+        for (block, module), (order, delta) in changed.items():
+            weight = weights[f"model.layers.{block}.{MODULES[module]}.weight"]
+            kept[weight] = weight.detach().clone()
+            weight += torch.from_numpy(delta[order])
+    yield
+    with torch.no_grad():
+        for weight, value in kept.items():
+            weight.copy_(value)
+    model.zero_grad()
 
 
 @pytest.mark.parametrize(("base", "run_name"), [("base_llama", "llama_sft_vq"), ("base_mistral", "mistral_sft")])

@@ -457,7 +457,7 @@ def test_of_a_task_with_examples_the_description_is_read_and_they_are_learnt(
 
     def learn(_engine: object, weights: LoraWeights, given: Sequence[TaskExample], _steps: object) -> Learnt:
         taught.append(tuple(given))
-        return Learnt(weights, len(given) - 1, 1, 40)
+        return Learnt(weights, len(given) - 1, 1, 40, "it has `blk.1.attn_q.bias`")
 
     monkeypatch.setattr("localhyper.pipeline.learn_examples", learn)
     metadata = {"kind": "task", "reads_examples": reads}
@@ -470,7 +470,12 @@ def test_of_a_task_with_examples_the_description_is_read_and_they_are_learnt(
         assert engine.detokenize(engine.encoded[-1]) == engine.detokenize(engine.tokenize(wanted))
         assert result.examples == count
         assert result.adapter.notes == (
-            ("1 of 2 examples: too long, or more than are learnt at once",) if count else ()
+            (
+                "1 of 2 examples: too long, or more than are learnt at once",
+                "examples were learnt in closed form, which teaches less: it has `blk.1.attn_q.bias`",
+            )
+            if count
+            else ()
         )
     assert taught == [examples, examples]
     again = place.attach(task_document(described("Sort them.", examples)), ScriptedEngine())
