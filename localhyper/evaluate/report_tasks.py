@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDE = 11  # columns beside each other that leave no room for blanks on both sides
+NARROW = (0, 0, 0, 1)  # a blank on the left side only
+LONGEST_NAME = 11  # of a column on one line
 WIDEST = 13  # more are told in two tables
 MOST_MISSED = 10  # told in full by --json
 LONGEST_CELL = 100  # characters
@@ -49,17 +51,22 @@ def _mean_table(result: TasksResult, metrics: Sequence[str]) -> Table:
 
     items = sum(task.items for task in result.tasks)
     over = f"mean over {len(result.tasks)} tasks, " if len(result.tasks) > 1 else ""
-    table = Table(title=f"{over}{items} test instances in all")
-    table.add_column("column")
-    table.add_column("")
+    table = Table(title=f"{over}{items} test instances in all", padding=NARROW if result.differences else (0, 1))
+    table.add_column("column", no_wrap=True)
+    table.add_column("", overflow="fold")
     for metric in metrics:
         table.add_column(TITLES[metric], justify="right")
         if result.differences:
-            table.add_column(f"points that {result.options.main}\nadds to it", justify="right")
+            table.add_column(f"points that\n{_broken(result.options.main)}\nadds to it", justify="right")
     for name in dict.fromkeys(figures.name for figures in result.columns):
         cells = [cell for metric in metrics for cell in _mean_cells(result, name, metric)]
-        table.add_row(name, COLUMNS[name].title, *cells, style="bold" if name == result.options.main else "")
+        table.add_row(_broken(name), COLUMNS[name].title, *cells, style="bold" if name == result.options.main else "")
     return table
+
+
+def _broken(name: str) -> str:
+    """A column's name on several lines, each of which fits where tables are narrow."""
+    return name.replace("-", "-\n") if len(name) > LONGEST_NAME else name
 
 
 def _mean_cells(result: TasksResult, name: str, metric: str) -> list[str]:
@@ -84,12 +91,12 @@ def _task_tables(result: TasksResult, metric: str) -> Iterator[Table]:
 def _task_table(result: TasksResult, metric: str, columns: Sequence[TaskFigures]) -> Table:
     from rich.table import Table
 
-    narrow = (0, 0, 0, 1) if len(columns) > WIDE else (0, 1)
-    table = Table(title=f"{TITLES[metric]} by task", padding=narrow)
+    padding = NARROW if len(columns) > WIDE else (0, 1)
+    table = Table(title=f"{TITLES[metric]} by task", padding=padding)
     table.add_column("task")
     table.add_column("n", justify="right")
     for one in columns:
-        table.add_column(one.name.replace("-", "-\n"), justify="right")
+        table.add_column(_broken(one.name), justify="right")
     for task in result.tasks:
         table.add_row(task.name, str(task.items), *(_task_cell(one, task.name) for one in columns))
     return table
@@ -122,13 +129,13 @@ def _missed_tables(result: TasksResult) -> Iterator[Table]:
 def _cost_table(result: TasksResult) -> Table:
     from rich.table import Table
 
-    table = Table(title="cost of an answer")
+    table = Table(title="cost of an answer", padding=NARROW)
     headings = (
-        "column", "tokens\nread", "tokens\nwritten", "adapter\nweights, 10⁶", "GFLOP,\nalone", "GFLOP,\nin a row",
-        "GFLOP, making\nthe adapter", "s,\nalone", "s,\nin a row",
+        "column", "tokens\nread", "tokens\nwritten", "adapter\nweights\n/ 10⁶", "GFLOP,\nalone", "GFLOP,\nin a\nrow",
+        "GFLOP,\nmaking\nadapter", "s,\nalone", "s,\nin a\nrow",
     )  # fmt: skip
     for heading in headings:
-        table.add_column(heading, justify="left" if heading == "column" else "right")
+        table.add_column(heading, justify="left" if heading == "column" else "right", no_wrap=True)
     for cost in result.costs:
         table.add_row(*_cost_row(cost))
     return table
@@ -136,7 +143,7 @@ def _cost_table(result: TasksResult) -> Table:
 
 def _cost_row(cost: ColumnCost) -> list[str]:
     return [
-        cost.name,
+        _broken(cost.name),
         f"{cost.prompt_tokens:.0f}",
         f"{cost.reply_tokens:.0f}",
         f"{cost.adapter_weights / 1e6:.2f}" if cost.adapter_weights else "",
@@ -162,7 +169,7 @@ def _notes(result: TasksResult) -> Iterator[str]:
 
 
 def _making_note(making: MakingCost) -> str:
-    learnt = f", {making.learn_gflops:.1f} to read the examples" if making.learn_gflops else ""
+    learnt = f", {making.learn_gflops:.1f} to learn the examples" if making.learn_gflops else ""
     return (
         f"an adapter is made of {making.description_tokens:.0f} tokens in {making.seconds:.2f} s: "
         f"{making.encode_gflops:.1f} GFLOP to read them, at most {making.generate_gflops:.1f} in the hypernetwork"

@@ -16,7 +16,7 @@ from localhyper.errors import AdapterError, Cancelled, ConfigError
 from localhyper.evaluate import report_tasks
 from localhyper.evaluate.task_columns import COLUMNS, parse_columns
 from localhyper.evaluate.task_set import read_tasks
-from localhyper.evaluate.tasks import TasksOptions, TasksResult, run
+from localhyper.evaluate.tasks import OWN_COLUMNS, TasksOptions, TasksResult, run
 from localhyper.progress import CancelToken, Progress
 from localhyper.sources.document import Document
 from tests.evaluation import hypernetwork
@@ -198,6 +198,19 @@ def test_all_columns_fit_into_a_pipe(options: TasksOptions) -> None:
     with console.capture() as capture:
         console.print(report_tasks.render_table(run_with(options)))
     assert "…" not in capture.get()
+
+
+def test_own_examples_fit_into_a_terminal_of_eighty_columns(options: TasksOptions) -> None:
+    tasks = run_with(replace(options, columns=OWN_COLUMNS))
+    own, main = replace(tasks.options, suite="examples"), "generated-examples -"
+    differences = tuple(replace(one, name=one.name.replace("generated -", main)) for one in tasks.differences)
+    result = replace(tasks, suite="examples", options=own, differences=differences)
+    console = Console(width=80, file=io.StringIO(), force_terminal=False)
+    with console.capture() as capture:
+        console.print(report_tasks.render_table(result))
+    text = capture.get()
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80
+    assert text.count("generated-│") == 2, "a row of each table"
 
 
 def test_progress_counts_every_answer_and_a_stop_is_heard(options: TasksOptions) -> None:
