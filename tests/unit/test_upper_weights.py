@@ -107,6 +107,18 @@ def test_what_is_not_computed_is_named(change: str, said: str, tmp_path: Path) -
         read_upper(path, 1)
 
 
+def test_stretched_frequencies_are_divided_and_others_than_wanted_are_refused(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "t.gguf", TinySpec(blocks=2))
+    plain = read_upper(path, 1).shape.frequencies
+    factors = np.linspace(1, 8, len(plain))
+    _rewrite(path, {"rope_freqs.weight": factors})
+    np.testing.assert_allclose(read_upper(path, 1).shape.frequencies, plain / factors, rtol=1e-6)
+    other = write_tiny_gguf(tmp_path / "u.gguf", TinySpec(blocks=2))
+    _rewrite(other, {"rope_freqs.weight": np.ones(3)})
+    with pytest.raises(NotComputedHereError, match=r"`rope_freqs.weight` has shape \[3\], wanted \[8\]"):
+        read_upper(other, 1)
+
+
 def test_only_the_blocks_that_are_read_count(tmp_path: Path) -> None:
     path = write_with(tmp_path / "t.gguf", "bias")
     _rewrite(path, {"blk.0.attn_v.bias": np.ones(32)})
