@@ -83,7 +83,7 @@ def learn_examples(
         Cancelled: Asked to stop.
     """
     turns = example_turns(engine, examples)
-    kept, why = fitting(turns, min(engine.n_ctx, engine.info.context_length)), ""
+    kept, why = _fitting(engine, turns), ""
     if kept:
         before = engine.adapters
         try:
@@ -94,9 +94,9 @@ def learn_examples(
     return Learnt(weights, len(kept), len(turns) - len(kept), sum(len(turn.ids) for turn in kept), why)
 
 
-def fitting(turns: Sequence[ExampleTurn], window: int) -> list[ExampleTurn]:
+def _fitting(engine: Engine, turns: Sequence[ExampleTurn]) -> list[ExampleTurn]:
     """Those that the window holds and, shortest answers first, `MOST_PLACES` do; in their order."""
-    chosen, places = set(), 0
+    window, chosen, places = min(engine.n_ctx, engine.info.context_length), set(), 0
     for number in sorted(range(len(turns)), key=lambda i: len(turns[i].wanted)):
         places += len(turns[number].wanted)
         if places <= MOST_PLACES and len(turns[number].ids) < window:
@@ -147,7 +147,7 @@ def learning_operations(
         ModelError: The base model has no chat template.
     """
     chosen, info = settings or LearnSettings(), engine.info
-    turns = fitting(example_turns(engine, examples), min(engine.n_ctx, info.context_length))
+    turns = _fitting(engine, example_turns(engine, examples))
     tokens = sum(len(turn.ids) for turn in turns)
     if not turns:
         return 0.0

@@ -15,13 +15,13 @@ from localhyper.attach_steps import AttachSteps
 from localhyper.batching import groups
 from localhyper.engine import AdapterUse, CaptureSpec, Engine, FloatArray, TokenArray
 from localhyper.example_fit import MODULE, FitSettings, fit
-from localhyper.example_turns import ExampleTurn
+from localhyper.example_turns import READ_TOGETHER, ExampleTurn, read_turns
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
 from localhyper.lora import LoraTarget, LoraWeights, even_ranks, merge, recompress
 from localhyper.lora_union import combine
 from localhyper.output_head import OutputHead
+from localhyper.upper_math import softmax
 
-READ_TOGETHER = 512  # tokens of examples that are read at once: few enough to stop soon and to keep in memory
 ROWS_TOGETHER = 128  # rows of logits whose residuals are taken in one go
 
 
@@ -79,13 +79,11 @@ class Rounds:
 
     def _read_group(self, group: Sequence[ExampleTurn], lacking: _Lacking) -> list[FloatArray]:
         """The inputs of each of some examples."""
-        parts, firsts = [turn.ids[:-1] for turn in group], [turn.prompt - 1 for turn in group]
 
-        def take(number: int, start: int, logits: FloatArray) -> None:
-            lacking.add(group[number].ids[start + 1 :][: len(logits)], logits)
+        def take(_: int, wanted: TokenArray, logits: FloatArray) -> None:
+            lacking.add(wanted, logits)
 
-        capture, cancel = CaptureSpec((), self._blocks), self._steps.cancel
-        found = self._engine.read_together(parts, capture, firsts, take, cancel=cancel)
+        found = read_turns(self._engine, group, CaptureSpec((), self._blocks), take, self._steps.cancel)
         # Copies: a view would keep what prompts have left.
         return [one.ffn[:, turn.places].copy() for one, turn in zip(found, group, strict=True)]
 
@@ -111,7 +109,7 @@ class _Lacking:
 
     def add(self, wanted: TokenArray, logits: FloatArray) -> None:
         """Rows of logits [n, vocab], which are used up, and the tokens [n] that were right."""
-        self._waiting.append((wanted, _likely(logits)))
+        self._waiting.append((wanted, softmax(logits)))
         if sum(len(tokens) for tokens, _ in self._waiting) >= ROWS_TOGETHER:
             self._settle()
 
@@ -125,14 +123,6 @@ class _Lacking:
         wanted, likely = (np.concatenate(part) for part in zip(*self._waiting, strict=True))
         self._found.append(self._head.missing(wanted, likely))
         self._waiting = []
-
-
-def _likely(logits: FloatArray) -> FloatArray:
-    """Probabilities of logits [n, vocab], in their place."""
-    logits -= logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits
 
 
 def _with_update(weights: LoraWeights, update: LoraTarget | None) -> LoraWeights:

@@ -16,15 +16,15 @@ from localhyper.attach_steps import AttachSteps
 from localhyper.batching import groups
 from localhyper.engine import Activations, AdapterUse, CaptureSpec, Engine, FloatArray, TokenArray
 from localhyper.example_descent import PART_TOKENS, Descent, DescentSettings, Shown, lesson, planned
-from localhyper.example_turns import ExampleTurn
+from localhyper.example_turns import READ_TOGETHER, ExampleTurn, read_turns
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
 from localhyper.lora import LoraWeights, even_ranks
 from localhyper.lora_union import combine
 from localhyper.progress import CancelToken
 from localhyper.upper_blocks import UpperBlocks
+from localhyper.upper_math import log_likelihoods
 from localhyper.upper_weights import NotComputedHereError, read_upper
 
-READ_TOGETHER = 512  # tokens of examples that are read at once: few enough to stop soon
 TOLERANCE = 0.5  # nats, on the mean, between log-likelihoods of the answers; rounding in llama.cpp makes 0.03 to 0.16
 
 
@@ -124,24 +124,13 @@ def _read(
 def _read_group(
     engine: Engine, group: Sequence[ExampleTurn], capture: CaptureSpec, cancel: CancelToken
 ) -> tuple[list[Activations], list[FloatArray]]:
-    parts, firsts = [turn.ids[:-1] for turn in group], [turn.prompt - 1 for turn in group]
     said: list[list[FloatArray]] = [[] for _ in group]
 
-    def take(number: int, start: int, rows: FloatArray) -> None:
-        wanted = group[number].wanted[start - firsts[number] :][: len(rows)]
-        said[number].append(log_likelihoods(rows, wanted))
+    def take(number: int, wanted: TokenArray, logits: FloatArray) -> None:
+        said[number].append(log_likelihoods(logits, wanted))
 
-    read = engine.read_together(parts, capture, firsts, take, cancel=cancel)
+    read = read_turns(engine, group, capture, take, cancel)
     return read, [np.concatenate(rows) for rows in said]
-
-
-def log_likelihoods(logits: FloatArray, wanted: TokenArray) -> FloatArray:
-    """In nats, float32 [n], of tokens [n] given logits [n, vocab], which are used up."""
-    logits -= logits.max(axis=1, keepdims=True)
-    right = logits[np.arange(len(wanted)), wanted].copy()
-    np.exp(logits, out=logits)
-    found: FloatArray = right - np.log(logits.sum(axis=1))
-    return found
 
 
 def _hold(upper: UpperBlocks, shown: Sequence[Shown], likely: Sequence[FloatArray]) -> None:

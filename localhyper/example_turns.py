@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from localhyper.engine import ChatMessage, Engine, TokenArray
+from localhyper.engine import Activations, CaptureSpec, ChatMessage, Engine, FloatArray, TokenArray
 from localhyper.own_system import has_own_system, without_own_system
+from localhyper.progress import CancelToken
 from localhyper.task_examples import TaskExample
 
+READ_TOGETHER = 512  # tokens of examples that are read at once: few enough to stop soon and to keep in memory
+# Number of an example, the next tokens of its answer, and their rows of logits, float32 [n, vocab], to be used up.
+TakeWanted = Callable[[int, TokenArray, FloatArray], None]
 _NEXT = "?"
 
 
@@ -54,6 +58,18 @@ def _turn(engine: Engine, example: TaskExample, end: TokenArray, *, bare: bool) 
     prompt, answer = engine.prompt_ids(asked), engine.tokenize(example.output)
     ids = np.concatenate([prompt, answer, end]).astype(np.int32)
     return ExampleTurn(ids, len(prompt))
+
+
+def read_turns(
+    engine: Engine, turns: Sequence[ExampleTurn], capture: CaptureSpec, take: TakeWanted, cancel: CancelToken
+) -> list[Activations]:
+    """Read examples under the adapters in force, as `Engine.read_together` reads sequences; `take` gets all answers."""
+
+    def rows(number: int, start: int, logits: FloatArray) -> None:
+        take(number, turns[number].ids[start + 1 :][: len(logits)], logits)
+
+    parts, firsts = [turn.ids[:-1] for turn in turns], [turn.prompt - 1 for turn in turns]
+    return engine.read_together(parts, capture, firsts, rows, cancel=cancel)
 
 
 def end_of_turn(engine: Engine) -> TokenArray:

@@ -17,6 +17,7 @@ from localhyper.base_header import module_shapes, read_base_header
 from localhyper.engine import BaseModelInfo
 from localhyper.errors import AdapterError
 from localhyper.gguf_header import MAX_NAME_BYTES, GgufHeader, HeaderError, TensorEntry, read_header, shown
+from localhyper.gguf_tensors import read_rows
 from localhyper.gguf_writer import ALPHA, BLOCK, BLOCK_BYTES, Dtype, Encoded, block_scales, encode, write_gguf
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights
 from localhyper.lora_union import stack_blocks
@@ -341,13 +342,9 @@ def load_tensor(entry: TensorEntry, path: Path) -> FloatArray:
     Raises:
         AdapterError: A number format that is not known here, or a value that is not finite.
     """
-    import gguf
-
-    raw = np.fromfile(path, np.uint8, entry.size_bytes, offset=entry.offset)
     try:
-        kind = gguf.GGMLQuantizationType(entry.type_id)
-        array = gguf.quants.dequantize(raw.reshape(*entry.shape[:0:-1], -1), kind)
-    except (NotImplementedError, KeyError, ValueError) as error:
+        array = read_rows(path, entry)
+    except HeaderError as error:
         message = f"adapter `{path.name}` stores `{shown(entry.name)}` as {entry.type_name}, which is unknown here"
         raise AdapterError(message, "convert it to f16 or f32") from error
     values = np.ascontiguousarray(array, dtype=np.float32).reshape(entry.shape[::-1])

@@ -6,7 +6,7 @@ that tie their embeddings have no other output matrix than these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,13 @@ from localhyper.gguf_tensors import read_rows
 
 ROWS = 8192  # of the matrix made at once
 KEPT_BYTES = 256 << 20  # a normalised matrix of up to this size is made once and kept
-_NAMES = ("output.weight", "token_embd.weight")
+HEADS = ("output.weight", "token_embd.weight")
 EPSILON = 1e-5
+
+
+def head_entry(entries: Mapping[str, TensorEntry]) -> TensorEntry | None:
+    """The output matrix among tensors by name, embeddings where they are tied; None where there is neither."""
+    return next((entries[name] for name in HEADS if name in entries), None)
 
 
 class OutputHead:
@@ -41,7 +46,7 @@ class OutputHead:
             entries = {entry.name: entry for entry in read_header(path).tensors}
         except (HeaderError, OSError) as error:
             raise ModelError(f"base model `{path.name}` is unusable: {error}") from error
-        found = next((entries[name] for name in _NAMES if name in entries), None)
+        found = head_entry(entries)
         if found is None or len(found.shape) != 2:
             raise ModelError(f"base model `{path.name}` has no output matrix", "examples cannot be learnt with it")
         return cls(path, found)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from localhyper.engine import FloatArray, TokenArray
-from localhyper.upper_math import Backward, attention, cap_logits, gated, rms_norm, rotate
+from localhyper.upper_math import Backward, attention, cap_logits, gated, log_likelihoods, rms_norm, rotate
 from localhyper.upper_weights import UpperWeights
 
 Module = tuple[int, str]  # a block, and the GGUF name of one of its matrices
@@ -227,13 +227,7 @@ def _same(gradient: FloatArray) -> FloatArray:
 
 def _cross_entropy(logits: FloatArray, wanted: TokenArray, shares: FloatArray) -> tuple[float, FloatArray]:
     """The loss and its gradient to the logits, which are used up."""
-    rows = np.arange(len(wanted))
-    logits -= logits.max(axis=1, keepdims=True)
-    right = logits[rows, wanted].copy()
-    np.exp(logits, out=logits)
-    sums = logits.sum(axis=1)
-    loss = float(((np.log(sums) - right) * shares).sum())
-    logits /= sums[:, None]
-    logits[rows, wanted] -= 1
+    loss = -float((log_likelihoods(logits, wanted) * shares).sum())
+    logits[np.arange(len(wanted)), wanted] -= 1
     logits *= shares[:, None]
     return loss, logits

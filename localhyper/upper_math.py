@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from localhyper.engine import FloatArray
+from localhyper.engine import FloatArray, TokenArray
 
 Backward = Callable[[FloatArray], FloatArray]
 Activation = Literal["silu", "gelu"]
@@ -79,7 +79,7 @@ def attention(
     if cap:
         capped = np.tanh(scores / np.float32(cap))
         slope, scores = 1 - np.square(capped), capped * np.float32(cap)
-    weights = _softmax(scores + _hidden(tokens, window)).reshape(kv_heads, -1, tokens)
+    weights = softmax(scores + _hidden(tokens, window)).reshape(kv_heads, -1, tokens)
 
     def backward(gradient: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         found = _grouped(gradient, kv_heads)
@@ -115,7 +115,8 @@ def _hidden(tokens: int, window: int) -> FloatArray:
     return np.where(seen, np.float32(0), np.float32(-np.inf))
 
 
-def _softmax(scores: FloatArray) -> FloatArray:
+def softmax(scores: FloatArray) -> FloatArray:
+    """Probabilities along the last axis, in the place of the scores."""
     scores -= scores.max(axis=-1, keepdims=True)
     np.exp(scores, out=scores)
     scores /= scores.sum(axis=-1, keepdims=True)
@@ -158,3 +159,14 @@ def cap_logits(logits: FloatArray, cap: float) -> tuple[FloatArray, Backward]:
         return logits, lambda gradient: gradient
     capped = np.tanh(logits / np.float32(cap))
     return capped * np.float32(cap), lambda gradient: gradient * (1 - np.square(capped))
+
+
+def log_likelihoods(logits: FloatArray, wanted: TokenArray) -> FloatArray:
+    """In nats, float32 [n], of tokens [n]; the logits, [n, vocab], become probabilities."""
+    logits -= logits.max(axis=1, keepdims=True)
+    right = logits[np.arange(len(wanted)), wanted].copy()
+    np.exp(logits, out=logits)
+    sums = logits.sum(axis=1)
+    logits /= sums[:, None]
+    found: FloatArray = right - np.log(sums)
+    return found

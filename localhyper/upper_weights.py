@@ -12,16 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from localhyper.base_header import read_base_header
+from localhyper.base_header import BaseHeader, read_base_header
 from localhyper.engine import FloatArray
 from localhyper.gguf_header import GgufHeader, HeaderError, TensorEntry, read_header
 from localhyper.gguf_tensors import read_rows
 from localhyper.lora import LoraWeights
 from localhyper.memory_check import available_memory
+from localhyper.output_head import HEADS, head_entry
 from localhyper.upper_math import Activation
 
 MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-_HEADS = ("output.weight", "token_embd.weight")
 _STRETCH = "rope_freqs.weight"
 SHARE = 0.5  # of free memory that may be taken
 HELD_STREAMS, HELD_INNER = 14, 6  # arrays as wide as the stream, and as the MLP, that a pass holds of a block
@@ -73,7 +73,6 @@ class UpperShape:
     family: Family
     start: int
     end: int
-    heads: int
     kv_heads: int
     width: int
     epsilon: float
@@ -128,17 +127,10 @@ def check_upper(path: Path, start: int, tokens: int = 0, longest: int = 0) -> No
         NotComputedHereError: The model has parts that are unknown here, or is too large.
         ModelError: The file is no base model.
     """
-    info = read_base_header(path).info
-    try:
-        header = read_header(path)
-    except (HeaderError, OSError) as error:
-        raise NotComputedHereError(str(error)) from error
-    blocks = range(start, info.block_count)
-    _check_parts(header, FAMILIES[info.architecture], blocks)
-    entries = {entry.name: entry for entry in header.tensors}
-    matrices = [entries[f"blk.{block}.{name}.weight"] for block in blocks for name in MATRICES]
+    parts = _find_parts(path, start)
+    info, matrices = parts.base.info, parts.matrices.values()
     each = HELD_STREAMS * info.hidden_size + HELD_INNER * info.ffn_size + info.head_count * longest
-    _check_memory(tokens * len(blocks) * each + sum(entry.elements for entry in (*matrices, _head(entries))))
+    _check_memory(tokens * len(parts.blocks) * each + sum(entry.elements for entry in (*matrices, parts.head)))
 
 
 def read_upper(path: Path, start: int) -> UpperWeights:
@@ -148,27 +140,57 @@ def read_upper(path: Path, start: int) -> UpperWeights:
         NotComputedHereError: The model has parts that are unknown here, or is too large.
         ModelError: The file is no base model.
     """
-    check_upper(path, start)
-    info = read_base_header(path).info
+    parts = _find_parts(path, start)
+    _check_memory(sum(entry.elements for entry in (*parts.matrices.values(), parts.head)))
     try:
-        header = read_header(path)
-        entries = {entry.name: entry for entry in header.tensors}
-        family = FAMILIES[info.architecture]
-        blocks = range(start, info.block_count)
-        shape = _shape(header, path, family, blocks)
-        matrices = {(block, name): _matrix(path, entries, block, name) for block in blocks for name in MATRICES}
-        norms = {(block, name): _matrix(path, entries, block, name)[0] for block in blocks for name in family.norms}
-        last = read_rows(path, entries["output_norm.weight"])[0]
-        return UpperWeights(shape, matrices, norms, last, read_rows(path, _head(entries)))
+        return UpperWeights(
+            _shape(parts),
+            {module: read_rows(path, entry) for module, entry in parts.matrices.items()},
+            {norm: read_rows(path, entry)[0] for norm, entry in parts.norms.items()},
+            read_rows(path, parts.last_norm)[0],
+            read_rows(path, parts.head),
+        )
     except (HeaderError, OSError) as error:
         raise NotComputedHereError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What is read of a file whose upper blocks can be computed."""
+
+    base: BaseHeader
+    header: GgufHeader
+    family: Family
+    blocks: range
+    matrices: Mapping[tuple[int, str], TensorEntry]
+    norms: Mapping[tuple[int, str], TensorEntry]
+    last_norm: TensorEntry
+    head: TensorEntry
+
+
+def _find_parts(path: Path, start: int) -> _Parts:
+    base = read_base_header(path)
+    try:
+        header = read_header(path)
+    except (HeaderError, OSError) as error:
+        raise NotComputedHereError(str(error)) from error
+    family, blocks = FAMILIES[base.info.architecture], range(start, base.info.block_count)
+    _check_parts(header, family, blocks)
+    entries = {entry.name: entry for entry in header.tensors}
+    matrices, norms = (
+        {(block, name): entries[f"blk.{block}.{name}.weight"] for block in blocks for name in names}
+        for names in (MATRICES, family.norms)
+    )
+    head = head_entry(entries)
+    assert head is not None, "a base model's header names its embeddings"
+    return _Parts(base, header, family, blocks, matrices, norms, entries["output_norm.weight"], head)
 
 
 def _check_parts(header: GgufHeader, family: Family, blocks: range) -> None:
     """Exactly the tensors that are computed, and no kind of rotary embedding or scale that is not."""
     known = {f"{name}.weight" for name in (*MATRICES, *family.norms)}
     wanted = {f"blk.{block}.{name}" for block in blocks for name in known} | {"output_norm.weight"}
-    beyond, below = {_STRETCH, *_HEADS}, tuple(f"blk.{block}." for block in range(blocks.start))
+    beyond, below = {_STRETCH, *HEADS}, tuple(f"blk.{block}." for block in range(blocks.start))
     above = {entry.name for entry in header.tensors if not entry.name.startswith(below)}
     if above - beyond != wanted:
         name = min((above - beyond) ^ wanted)
@@ -182,11 +204,6 @@ def _check_parts(header: GgufHeader, family: Family, blocks: range) -> None:
             raise NotComputedHereError(f"it has `{architecture}.{name}`")
 
 
-def _head(entries: Mapping[str, TensorEntry]) -> TensorEntry:
-    """The output matrix; embeddings where they are tied, which every base model has."""
-    return next(entries[name] for name in _HEADS if name in entries)
-
-
 def _check_memory(floats: int) -> None:
     needed, free = 4 * floats, available_memory()
     if free is not None and needed > SHARE * free:
@@ -195,12 +212,8 @@ def _check_memory(floats: int) -> None:
         )
 
 
-def _matrix(path: Path, entries: Mapping[str, TensorEntry], block: int, name: str) -> FloatArray:
-    return read_rows(path, entries[f"blk.{block}.{name}.weight"])
-
-
-def _shape(header: GgufHeader, path: Path, family: Family, blocks: range) -> UpperShape:
-    base = read_base_header(path)
+def _shape(parts: _Parts) -> UpperShape:
+    base, header, family = parts.base, parts.header, parts.family
     prefix = base.info.architecture
 
     def number(name: str, default: float) -> float:
@@ -216,12 +229,11 @@ def _shape(header: GgufHeader, path: Path, family: Family, blocks: range) -> Upp
     if stretch is not None:
         if stretch.shape != frequencies.shape:
             raise HeaderError(f"`{_STRETCH}` has shape {list(stretch.shape)}, wanted {list(frequencies.shape)}")
-        frequencies /= read_rows(path, stretch)[0]
+        frequencies /= read_rows(header.path, stretch)[0]
     return UpperShape(
         family,
-        blocks.start,
-        blocks.stop,
-        base.info.head_count,
+        parts.blocks.start,
+        parts.blocks.stop,
         base.info.head_count_kv,
         width,
         number("attention.layer_norm_rms_epsilon", 1e-5),
