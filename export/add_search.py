@@ -27,9 +27,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from localhyper.atomic import write_bytes_atomic
 from localhyper.bundle import BundleInfo, check_kind, read_bundle
-from localhyper.errors import ConfigError, HypernetworkError, LocalHyperError
+from localhyper.errors import ConfigError, HypernetworkError
 from localhyper.export.checkpoints import read_run, run_facts
-from localhyper.export.command_line import refuse
+from localhyper.export.command_line import write_out
 from localhyper.export.onnx_bundle import HALF, update_description
 from localhyper.export.search_config import SearchConfig, load_search_recipe
 from localhyper.hypernet import PARTS_OUTPUTS, SEARCH_OUTPUTS, OnnxHypernetwork
@@ -151,14 +151,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--parts", action="store_true", help="beside the head that BUNDLE has, for chunks of a document"
     )
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(argv)
-    try:
-        add_search(options.bundle, options.source, options.recipe, options.out, parts=options.parts)
-    except LocalHyperError as error:
-        refuse(parser, error)
-    print(options.out)
-    return 0
+    return write_out(
+        parser,
+        argv,
+        lambda given: add_search(given.bundle, given.source, given.recipe, given.out, parts=given.parts),
+    )
 
 
 if __name__ == "__main__":

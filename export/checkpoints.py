@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,20 @@ def read_run(run: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{run} holds no checkpoint.pt", "train first, or name the folder given to --out")
     return read_checkpoint(path)
+
+
+def run_events(run: Path) -> dict[str, dict[str, Any]]:
+    """What a run's curve says besides its steps: the last row of each event by its name.
+
+    Raises:
+        ConfigError: There is no curve, or a line of it is no JSON.
+    """
+    path = run / "curve.jsonl"
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", "it lies beside the checkpoint of every run") from None
+    return {row["event"]: row for row in rows if "event" in row}
 
 
 def run_facts(state: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,3 +43,17 @@ def refuse(parser: argparse.ArgumentParser, error: LocalHyperError) -> NoReturn:
     """End the program with the error's line, its hint, and its exit code."""
     hint = f"\nhint: {error.hint}\n" if error.hint else ""
     parser.exit(error.exit_code, f"error: {error.message}\n{hint}")
+
+
+def write_out(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, write: Callable[[argparse.Namespace], None]
+) -> int:
+    """Read the command line, write the file of `--out`, say its name; what cannot be done is one clear line."""
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    try:
+        write(options)
+    except LocalHyperError as error:
+        refuse(parser, error)
+    print(options.out)
+    return 0

@@ -17,8 +17,8 @@ import onnx
 
 from localhyper.atomic import write_bytes_atomic
 from localhyper.bundle import check_companion, check_kind, read_bundle
-from localhyper.errors import HypernetworkError, LocalHyperError
-from localhyper.export.command_line import refuse
+from localhyper.errors import HypernetworkError
+from localhyper.export.command_line import write_out
 from localhyper.export.onnx_bundle import update_description
 
 
@@ -56,17 +56,10 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("whole", type=Path)
     parser.add_argument("chunk", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--cut-tokens", type=int, default=0, help="most tokens of a chunk that answers; 0 = as many as they take"
+        "--cut-tokens", type=int, default=0, help="most tokens of a chunk that answer; 0 = as many as they take"
     )
-    options = parser.parse_args(argv)
-    try:
-        join(options.whole, options.chunk, options.out, options.cut_tokens)
-    except LocalHyperError as error:
-        refuse(parser, error)
-    print(options.out)
-    return 0
+    return write_out(parser, argv, lambda given: join(given.whole, given.chunk, given.out, given.cut_tokens))
 
 
 if __name__ == "__main__":

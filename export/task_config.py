@@ -10,11 +10,12 @@ from localhyper.export.beside_config import BesideConfig
 from localhyper.export.data import Mixture
 from localhyper.export.example_config import ExamplesConfig
 from localhyper.export.hypernetwork import AssociationConfig
+from localhyper.export.initial_config import InitialConfig
 from localhyper.export.schedule import Decay, Schedule
 from localhyper.export.task_hypernetwork import TaskConfig
 from localhyper.export.train_config import build_recipe, read_tables
 
-WAYS = ("sft", "multitask", "reconstruction", "beside", "examples")
+WAYS = ("sft", "multitask", "reconstruction", "beside", "examples", "initial")
 KIND_TABLE = "task"  # a recipe with this table is one of a task run
 
 
@@ -26,7 +27,8 @@ class WayConfig:
         way: `sft`, a hypernetwork by the tasks' answers; `reconstruction`, one by LoRAs that `task_loras` trained;
             `multitask`, one LoRA for all tasks, which reads no description; `beside`, a given hypernetwork, by answers
             in a form that a description asks for, while a document's adapter is in force; `examples`, a given one, by
-            the tasks' answers, from descriptions with examples.
+            the tasks' answers, from descriptions with examples; `initial`, no hypernetwork, but the factors that
+            learning examples begins with, beside what a given one makes of descriptions.
     """
 
     way: str = "sft"
@@ -135,8 +137,8 @@ class LoraTraining(Decay):
 class TaskRecipe:
     """Everything a task run depends on besides the base model and the data files' bytes.
 
-    `beside`, `mixture` and `documents` (sizes of the documents' hypernetwork) are for the way `beside`, `examples` for
-    the way of that name.
+    `beside`, `mixture` and `documents` (sizes of the documents' hypernetwork) are for the way `beside`, `examples` and
+    `initial` for the ways of those names.
     """
 
     name: str = "task"
@@ -150,6 +152,7 @@ class TaskRecipe:
     mixture: Mixture = field(default_factory=Mixture)
     documents: AssociationConfig = field(default_factory=AssociationConfig)
     examples: ExamplesConfig = field(default_factory=ExamplesConfig)
+    initial: InitialConfig = field(default_factory=InitialConfig)
     run: TaskRunConfig = field(default_factory=TaskRunConfig)
 
     def __post_init__(self) -> None:
@@ -186,6 +189,7 @@ def load_task_recipe(path: Path) -> TaskRecipe:
         "mixture": Mixture,
         "documents": AssociationConfig,
         "examples": ExamplesConfig,
+        "initial": InitialConfig,
         "run": TaskRunConfig,
     }
     recipe: TaskRecipe = build_recipe(TaskRecipe, read_tables(path), tables)

@@ -235,6 +235,11 @@ class TaskDrawer:
         }
         return {number: rows for number, rows in fits.items() if rows}
 
+    def lacking(self, rows: int) -> list[int]:
+        """Widths of which there are rows, but no task has so many: rows of one draw would be there twice."""
+        most = [max(map(len, fitting.values()), default=rows) for fitting in self._fitting]
+        return [width for width, count in zip(self.data.buckets, most, strict=True) if count < rows]
+
     def draw(self, step: int, count: int, rows: int, process: int = 0, processes: int = 1) -> tuple[int, list[Drawn]]:
         """The width that a step's rows are padded to, and `count` tasks of this process.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from localhyper.atomic import atomic_path
 from localhyper.base_header import read_base_info
 from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import ConfigError, HypernetworkError
-from localhyper.export.checkpoints import read_run, run_facts
+from localhyper.export.checkpoints import read_run, run_events, run_facts
 from localhyper.export.lora_files import write_task_adapter
 from localhyper.export.onnx_bundle import HALF, PARITY, Parity, describe_base
 from localhyper.export.published_bundle import NET, export_program, round_weights, write_program
@@ -145,10 +144,10 @@ def load_task_run(recipe: TaskRecipe, run: Path) -> tuple[TaskHypernetwork | Lor
 
 def make_task_card(recipe: TaskRecipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """What a reader of the bundle must know: data, steps, device, seconds, held-out scores."""
-    rows = [json.loads(line) for line in (run / "curve.jsonl").read_text(encoding="utf-8").splitlines()]
+    events = run_events(run)
 
     def last(event: str) -> dict[str, Any]:
-        return next((row for row in reversed(rows) if row.get("event") == event), {})
+        return events.get(event, {})
 
     environment, tasks, run_config = last("environment"), last("tasks"), recipe.run
     started = last("started from").get("run")

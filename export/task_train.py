@@ -29,7 +29,11 @@ from localhyper.export.training_loop import StepResult, TrainingLoop, make_optim
 
 NO_MATRICES = ("heads", "depth", "kind", "queries")
 DECAYED = ("heads",)
-SOURCES = {"loras": "reconstruction", "documents": "beside"}  # options that name what a way learns from
+SOURCES = {
+    "loras": "reconstruction",
+    "documents": "beside",
+    "task_bundle": "initial",
+}  # options that name what a way learns from
 
 
 def check_sizes(config: TaskConfig, shape: BaseShape) -> None:
@@ -167,6 +171,10 @@ def start(options: argparse.Namespace) -> None:
         from localhyper.export.example_train import ExamplesRun
 
         kind = ExamplesRun
+    elif recipe.task.way == "initial":
+        from localhyper.export.initial_train import InitialRun
+
+        kind = InitialRun
     source = _source(options, recipe.task.way)
     given = recipe, options.base, options.data, options.out, options.device, dtype, options.init, source
     kind(*given).train(options.stop_at)
@@ -184,7 +192,9 @@ def _source(options: argparse.Namespace, way: str) -> Path | None:
         if owner == way:
             found = given
         elif given is not None:
-            raise ConfigError(f"--{name} is for the way {owner!r}", "leave it out, or set task.way in the recipe")
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for the way {owner!r}", "leave it out, or set task.way in the recipe"
+            )
     return found
 
 
@@ -195,6 +205,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--init", type=Path, help="checkpoint.pt of an earlier run, or a bundle, to start from")
     parser.add_argument("--loras", type=Path, help="folder of task_loras, for reconstruction")
     parser.add_argument("--documents", type=Path, help="bundle for documents, for training beside their adapters")
+    parser.add_argument(
+        "--task-bundle", type=Path, help="bundle for tasks, for factors that learning examples begins with"
+    )
     add_stop_option(parser)
     return run_command(parser, argv, start)
 

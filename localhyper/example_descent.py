@@ -7,12 +7,14 @@ The blocks below are frozen and are read once, through the quantized model; abov
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from localhyper.blas_threads import each, one_thread_a_product
 from localhyper.engine import FloatArray, TokenArray
+from localhyper.errors import HypernetworkError
+from localhyper.initial_factors import InitialFactors
 from localhyper.lora import LoraTarget, LoraWeights
 from localhyper.lora_union import stack_blocks
 from localhyper.memory_check import physical_cores
@@ -50,6 +52,12 @@ class DescentSettings:
     def start(self, count: int) -> int:
         """The first adapted block of a model of so many."""
         return min(count - 1, round(self.depth * count))
+
+    def fitting(self, initial: InitialFactors | None, count: int) -> DescentSettings:
+        """These for a model of so many blocks, with the blocks, modules and rank of what is begun with, where given."""
+        if initial is None:
+            return self
+        return replace(self, depth=initial.start / count, modules=tuple(initial.weights.targets), rank=initial.rank)
 
 
 @dataclass(frozen=True)
@@ -100,11 +108,21 @@ class Descent:
         factors: What has been learnt.
     """
 
-    def __init__(self, upper: UpperBlocks, shown: Sequence[Shown], settings: DescentSettings) -> None:
-        """`upper` has the adapter of the description in its weights."""
+    def __init__(
+        self,
+        upper: UpperBlocks,
+        shown: Sequence[Shown],
+        settings: DescentSettings,
+        initial: InitialFactors | None = None,
+    ) -> None:
+        """`upper` has the adapter of the description in its weights; without `initial` it begins with `fresh` factors.
+
+        Raises:
+            HypernetworkError: `initial` does not fit the base model, or the settings.
+        """
         self._upper, self._shown, self._settings = upper, shown, settings
         self.plan = planned([len(one.states) for one in shown], settings)
-        self.factors = fresh(upper.weights, settings)
+        self.factors = fresh(upper.weights, settings) if initial is None else learnt_before(upper.weights, initial)
         self._optimizer = _AdamW(settings, len(self.plan))
 
     def step(self, group: Sequence[int]) -> float:
@@ -137,6 +155,26 @@ def fresh(weights: UpperWeights, settings: DescentSettings) -> dict[Module, Fact
 
     blocks = range(weights.shape.start, weights.shape.end)
     return {(block, name): factor((block, name)) for block in blocks for name in settings.modules}
+
+
+def learnt_before(weights: UpperWeights, initial: InitialFactors) -> dict[Module, Factor]:
+    """Factors to begin with that were learnt over other tasks.
+
+    Raises:
+        HypernetworkError: They are of other blocks than the upper ones, or of other sizes.
+    """
+    found: dict[Module, Factor] = {}
+    for name, target in initial.weights.targets.items():
+        for block, a, b in zip(target.layers, target.a, target.b, strict=True):
+            matrix = weights.matrices.get((block, name))
+            if matrix is None or matrix.shape != (len(b), a.shape[1]):
+                there = "there is none" if matrix is None else f"the base model has {list(matrix.shape)}"
+                raise HypernetworkError(
+                    f"factors to begin with of `{name}` in block {block} are for [{len(b)}, {a.shape[1]}], {there}",
+                    "use the hypernetwork with the base model that it was made for",
+                )
+            found[block, name] = Factor(a, b)
+    return found
 
 
 def lesson(shown: Sequence[Shown], share: Callable[[int], float]) -> Lesson:

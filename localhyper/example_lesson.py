@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from localhyper.attach_steps import AttachSteps
@@ -19,6 +19,7 @@ from localhyper.example_fit import FitSettings
 from localhyper.example_rounds import Rounds
 from localhyper.example_states import learn_by_descent
 from localhyper.example_turns import ExampleTurn, example_turns
+from localhyper.initial_factors import InitialFactors
 from localhyper.lora import LoraWeights
 from localhyper.memory_check import physical_cores
 from localhyper.task_examples import TaskExample
@@ -68,6 +69,7 @@ def learn_examples(
     examples: Sequence[TaskExample],
     steps: AttachSteps,
     settings: LearnSettings | None = None,
+    initial: InitialFactors | None = None,
 ) -> Learnt:
     """Add to a task's adapter what its examples teach.
 
@@ -77,21 +79,29 @@ def learn_examples(
         examples: At least one.
         steps: Told before every few examples are read; stops while they are.
         settings: How.
+        initial: What gradient descent begins with; None = random factors.
 
     Raises:
+        HypernetworkError: `initial` does not fit the base model.
         ModelError: The base model has no chat template, or no output matrix that can be read.
         Cancelled: Asked to stop.
     """
-    turns = example_turns(engine, examples)
+    turns, chosen = example_turns(engine, examples), _chosen(engine, settings, initial)
     kept, why = _fitting(engine, turns), ""
     if kept:
         before = engine.adapters
         try:
             with tempfile.TemporaryDirectory(prefix="localhyper-learn-") as folder:
-                weights, why = _learnt(engine, weights, kept, steps, settings or LearnSettings(), Path(folder))
+                weights, why = _learnt(engine, weights, kept, steps, chosen, initial, Path(folder))
         finally:
             engine.set_adapters(before)
     return Learnt(weights, len(kept), len(turns) - len(kept), sum(len(turn.ids) for turn in kept), why)
+
+
+def _chosen(engine: Engine, settings: LearnSettings | None, initial: InitialFactors | None) -> LearnSettings:
+    """The settings for a base model and what is begun with."""
+    given = settings or LearnSettings()
+    return replace(given, descent=given.descent.fitting(initial, engine.info.block_count))
 
 
 def _fitting(engine: Engine, turns: Sequence[ExampleTurn]) -> list[ExampleTurn]:
@@ -110,12 +120,13 @@ def _learnt(
     turns: Sequence[ExampleTurn],
     steps: AttachSteps,
     settings: LearnSettings,
+    initial: InitialFactors | None,
     folder: Path,
 ) -> tuple[LoraWeights, str]:
     """The adapter, and why it took no gradients, where it did not."""
     try:
         _check_descent(engine, turns, settings.descent)
-        return learn_by_descent(engine, weights, turns, steps, settings.descent, folder), ""
+        return learn_by_descent(engine, weights, turns, steps, settings.descent, folder, initial), ""
     except NotComputedHereError as error:
         why = str(error)
     logger.info("examples are learnt in closed form, without gradients of `%s`: %s", engine.info.name, why)
@@ -136,7 +147,10 @@ def _check_descent(engine: Engine, turns: Sequence[ExampleTurn], settings: Desce
 
 
 def learning_operations(
-    engine: Engine, examples: Sequence[TaskExample], settings: LearnSettings | None = None
+    engine: Engine,
+    examples: Sequence[TaskExample],
+    settings: LearnSettings | None = None,
+    initial: InitialFactors | None = None,
 ) -> float:
     """Floating-point operations that learning them takes, two for each weight and token of a forward pass.
 
@@ -146,7 +160,7 @@ def learning_operations(
     Raises:
         ModelError: The base model has no chat template.
     """
-    chosen, info = settings or LearnSettings(), engine.info
+    chosen, info = _chosen(engine, settings, initial), engine.info
     turns = _fitting(engine, example_turns(engine, examples))
     tokens = sum(len(turn.ids) for turn in turns)
     if not turns:

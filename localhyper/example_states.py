@@ -18,6 +18,7 @@ from localhyper.engine import Activations, AdapterUse, CaptureSpec, Engine, Floa
 from localhyper.example_descent import PART_TOKENS, Descent, DescentSettings, Shown, lesson, planned
 from localhyper.example_turns import READ_TOGETHER, ExampleTurn, read_turns
 from localhyper.gguf_adapter import AdapterMetadata, write_adapter
+from localhyper.initial_factors import InitialFactors
 from localhyper.lora import LoraWeights, even_ranks
 from localhyper.lora_union import combine
 from localhyper.progress import CancelToken
@@ -35,6 +36,7 @@ def learn_by_descent(
     steps: AttachSteps,
     settings: DescentSettings,
     folder: Path,
+    initial: InitialFactors | None = None,
 ) -> LoraWeights:
     """The adapter with what the examples teach.
 
@@ -43,10 +45,12 @@ def learn_by_descent(
         weights: The adapter made of the description.
         turns: The examples.
         steps: Told before every few examples are read and before every step; stops there.
-        settings: How.
+        settings: How; of the blocks, modules and rank of `initial`, where it is given.
         folder: For the adapter's file.
+        initial: What is begun with; None = random factors.
 
     Raises:
+        HypernetworkError: `initial` does not fit the base model.
         NotComputedHereError: The base model's gradients can't be computed here.
         Cancelled: Asked to stop.
     """
@@ -56,7 +60,7 @@ def learn_by_descent(
     with steps.timed("learn"):
         upper = UpperBlocks(read_upper(engine.info.path, start).with_adapter(weights))
         _hold(upper, shown, likely)
-        descent = Descent(upper, shown, settings)
+        descent = Descent(upper, shown, settings, initial)
     for group in descent.plan:
         count.begin(len(group))
         with steps.timed("learn"):

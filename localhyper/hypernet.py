@@ -25,6 +25,7 @@ from localhyper.bundle import (
 )
 from localhyper.engine import Activations, BaseModelInfo
 from localhyper.errors import AdapterError, HypernetworkError
+from localhyper.initial_factors import INITIAL_OUTPUTS, InitialFactors, make_initial
 from localhyper.lora import FloatArray, LoraTarget, LoraWeights, Metric, check_metrics, validate
 from localhyper.onnx_session import UNREADABLE_HINT, Value, available_providers, first_line, open_session
 from localhyper.search_head import SearchHead, make_head
@@ -88,6 +89,10 @@ class Hypernetwork(Protocol):
 
     def search_head(self) -> SearchHead | None:
         """What finds the chunk that a question is about; None where the bundle has not learnt it."""
+        ...
+
+    def initial(self) -> InitialFactors | None:
+        """What learning a task's examples begins with; None where the bundle has not learnt it."""
         ...
 
 
@@ -236,6 +241,20 @@ class OnnxHypernetwork:
         except HypernetworkError as error:
             raise self._bad(error.message) from error
 
+    def initial(self) -> InitialFactors | None:
+        """What learning a task's examples begins with; None where the bundle has not learnt it.
+
+        Raises:
+            HypernetworkError: It has some that are unusable.
+        """
+        values = {name: value for name, value in self._constant_values().items() if _is_initial(name)}
+        if not values:
+            return None
+        try:
+            return make_initial(values, self._info.base_block_count)
+        except HypernetworkError as error:
+            raise self._bad(error.message) from error
+
     def _constant_values(self) -> dict[str, FloatArray]:
         """Outputs that don't depend on the input, computed once."""
         if self._constants is None:
@@ -316,6 +335,11 @@ class OnnxHypernetwork:
         return HypernetworkError(f"hypernetwork `{self._info.path}`: {what}", UNREADABLE_HINT)
 
 
+def _is_initial(name: str) -> bool:
+    """Whether an output is of what learning examples begins with."""
+    return name.split(".", 1)[0] in INITIAL_OUTPUTS
+
+
 def _chunk_count(chunks: int) -> FloatArray:
     return np.array([max(1, chunks)], np.float32)
 
@@ -350,6 +374,7 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
     pairs = [("bias_a", "bias_b"), ("metric_basis", "metric_excess")]
     optional = {f"{part}.{name}" for pair in (*pairs, ("metric_floor",)) for part in pair for name in info.targets}
     optional |= {*SEARCH_OUTPUTS, *PARTS_OUTPUTS}
+    optional |= {name for name in outputs if _is_initial(name) and "." in name and info.kind == "task"}
     missing, unknown = known - set(outputs), set(outputs) - known - optional
     if missing or unknown:
         raise HypernetworkError(
@@ -365,8 +390,8 @@ def _check_outputs(info: BundleInfo, outputs: Mapping[str, Value]) -> None:
     _check_whitening(info, outputs)
     _check_search(info, outputs)
     for name, value in outputs.items():
-        if name in SEARCH_OUTPUTS or name in PARTS_OUTPUTS:
-            continue
+        if name in SEARCH_OUTPUTS or name in PARTS_OUTPUTS or _is_initial(name):
+            continue  # looked at where they are used
         axes = AXES.get(name.split(".", 1)[0], 3)
         _check_value(info, value, (len(info.targets[name.split(".", 1)[1]]), *[None] * (axes - 1)))
 

@@ -283,7 +283,8 @@ class _Attach:
 
     def _learnt(self, made: Recompressed) -> Recompressed:
         """A task's adapter, with what its examples teach."""
-        learnt = learn_examples(self._engine, made.weights, self._examples, self._steps)
+        initial = self._hypernetwork.initial()
+        learnt = learn_examples(self._engine, made.weights, self._examples, self._steps, initial=initial)
         self._taught = learnt.examples
         if learnt.left_out:
             self._note(

@@ -19,7 +19,8 @@ FINGERPRINT = "ab" * 32
 class TinyBundle:
     """What to write. The graph gives one rank per token: a = ffn rows, b = a fixed matrix times hidden rows.
 
-    With `chunks`, it takes the number of a document's chunks too and divides a by it. `search` are constant outputs.
+    With `chunks`, it takes the number of a document's chunks too and divides a by it. `constants` are outputs that no
+    input changes.
     """
 
     hidden: int = 8
@@ -39,7 +40,7 @@ class TinyBundle:
     chunks: bool = False
     whitening: float = 0.0
     gain: float = 0.05
-    search: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    constants: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     metadata: Mapping[str, object] = field(default_factory=dict)
 
 
@@ -124,7 +125,7 @@ def _constant_outputs(tiny: TinyBundle) -> Sequence[tuple[str, NDArray[np.float3
         found += [(f"metric_basis.{tiny.target}", basis), (f"metric_excess.{tiny.target}", excess)]
     if tiny.floor:
         found.append((f"metric_floor.{tiny.target}", np.arange(1, layers + 1).astype(np.float32)))
-    return [*found, *tiny.search.items()]
+    return [*found, *tiny.constants.items()]
 
 
 def search_arrays(

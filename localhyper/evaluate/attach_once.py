@@ -18,6 +18,7 @@ from localhyper.bundle import BundleInfo
 from localhyper.engine import Activations, BaseModelInfo, CaptureSpec, Engine, FloatArray, TokenArray
 from localhyper.evaluate.columns import library_in
 from localhyper.hypernet import Hypernetwork
+from localhyper.initial_factors import InitialFactors
 from localhyper.library import AdapterInfo
 from localhyper.lora import LoraTarget, LoraWeights, Metric
 from localhyper.progress import CancelToken
@@ -127,6 +128,10 @@ class _OnceHypernetwork:
     def search_head(self) -> SearchHead | None:
         """As the hypernetwork has it."""
         return self._hypernetwork.search_head()
+
+    def initial(self) -> InitialFactors | None:
+        """As the hypernetwork has them."""
+        return self._hypernetwork.initial()
 
 
 class AttachOnce:

@@ -51,7 +51,7 @@ def task_maker(
         return TaskMaker(
             attach_maker(engine, hypernetwork, rank, cancel),
             lambda text, path, seconds: made_of_description(
-                path, seconds, base, bundle, frame, None, example_operations(engine, text)
+                path, seconds, base, bundle, frame, None, example_operations(engine, hypernetwork, text)
             ),
         )
     from localhyper.task_vector import find_source
@@ -64,10 +64,10 @@ def task_maker(
     )
 
 
-def example_operations(engine: Engine, text: str) -> float:
+def example_operations(engine: Engine, hypernetwork: OnnxHypernetwork, text: str) -> float:
     """What learning a task text's examples takes; 0 without any."""
     examples = read_task_text(text).examples
-    return learning_operations(engine, examples) if examples else 0.0
+    return learning_operations(engine, examples, initial=hypernetwork.initial()) if examples else 0.0
 
 
 def _vector_maker(

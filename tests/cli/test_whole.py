@@ -32,7 +32,7 @@ def here(shell: Shell) -> Shell:
     tiny = TinyBundle(
         hidden=SPEC.hidden, ffn=SPEC.ffn, blocks=SPEC.blocks, fingerprint=fingerprint, chunk_tokens=64, gain=0.002
     )
-    tiny = replace(tiny, metadata={"cut_tokens": 16}, search=search_arrays(tiny))
+    tiny = replace(tiny, metadata={"cut_tokens": 16}, constants=search_arrays(tiny))
     bundle = write(Path(paths["hypernetworks"], "small.onnx"), tiny)
     (shell.home / "config" / "config.toml").write_text('[base]\nname = "tiny"\n')
     return replace(shell, bundle=bundle)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import localhyper
 from localhyper.attach_steps import AttachSteps
 from localhyper.config import load_config
 from localhyper.engine import AdapterUse, CaptureSpec, ChatMessage, Engine, EngineConfig, FloatArray, Sampling
@@ -19,6 +20,7 @@ from localhyper.example_fit import FitSettings
 from localhyper.example_lesson import LearnSettings, Learnt, learn_examples, learning_operations
 from localhyper.example_turns import end_of_turn, example_turns
 from localhyper.gguf_adapter import AdapterMetadata, read_adapter, write_adapter
+from localhyper.hypernet import OnnxHypernetwork
 from localhyper.llama_engine import LlamaEngine
 from localhyper.lora import LoraTarget, LoraWeights
 from localhyper.paths import Paths
@@ -30,6 +32,7 @@ from localhyper.upper_weights import FAMILIES
 from localhyper.workbench import Workbench
 
 pytestmark = pytest.mark.native
+SHIPPED = Path(localhyper.__file__).parent / "bundles" / "smollm2-135m-task.onnx"
 DESCRIPTION = "Sort the customer's message into a category."
 SHOWN = [
     TaskExample("My parcel never came.", "delivery"),
@@ -137,6 +140,23 @@ def test_examples_alone_are_enough_and_adapters_in_force_are_put_back(engine: Ll
     in_force(engine, learnt, tmp_path / "learnt.gguf")
     assert nats(engine, ASKED) > before + 4
     engine.set_adapters([])
+
+
+def test_learning_begins_with_what_other_tasks_taught(engine: LlamaEngine, tmp_path: Path) -> None:
+    """The shipped factors: what little is shown carries further than from random ones."""
+    initial = OnnxHypernetwork.load(SHIPPED, threads=1).initial()
+    assert initial is not None and (initial.start, initial.rank) == (15, 8)
+    assert set(initial.weights.targets) == set(DescentSettings().modules)
+    found = []
+    for begun in (None, initial):
+        learnt = learn_examples(engine, nothing(engine), SHOWN, steps(), initial=begun)
+        assert not learnt.no_gradients and learnt.weights.targets["ffn_up"].layers == tuple(range(15, 30))
+        in_force(engine, learnt, tmp_path / "learnt.gguf")
+        found.append(nats(engine, ASKED))
+    engine.set_adapters([])
+    assert found[1] > found[0] + 0.1, found
+    asked = [learning_operations(engine, SHOWN, initial=begun) for begun in (None, initial)]
+    assert asked[0] == asked[1]
 
 
 def test_whoever_is_told_may_use_the_engine_meanwhile(engine: LlamaEngine) -> None:

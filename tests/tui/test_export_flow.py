@@ -205,7 +205,7 @@ def unmade(bench: Bench) -> AdapterInfo:
     tiny = TinyBundle(
         hidden=spec.hidden, ffn=spec.ffn, blocks=spec.blocks, fingerprint=base.fingerprint, chunk_tokens=64, gain=0.002
     )
-    tiny = replace(tiny, metadata={"cut_tokens": 16}, search=search_arrays(tiny))
+    tiny = replace(tiny, metadata={"cut_tokens": 16}, constants=search_arrays(tiny))
     write(bench.paths.hypernetworks_dir / "small.onnx", tiny)
     with Workbench(bench.paths, Config(), base="tiny") as workbench:
         document = workbench.read(

@@ -50,7 +50,7 @@ def head(**changes: np.ndarray) -> SearchHead:
 
 
 def network(folder: Path, name: str = "search.onnx", tiny: TinyBundle = TINY) -> OnnxHypernetwork:
-    return OnnxHypernetwork.load(write(folder / name, replace(tiny, search=search_arrays(tiny))), threads=1)
+    return OnnxHypernetwork.load(write(folder / name, replace(tiny, constants=search_arrays(tiny))), threads=1)
 
 
 def attach(library: Library, net: OnnxHypernetwork, engine: ScriptedEngine, words: list[str]) -> AdapterInfo:
@@ -122,7 +122,7 @@ def test_keys_have_length_one_and_a_questions_tokens_their_weights() -> None:
 def test_parts_that_do_not_go_together_are_refused(tmp_path: Path, name: str, value: np.ndarray, message: str) -> None:
     with pytest.raises(HypernetworkError, match=message):
         head(**{name: value})
-    path = write(tmp_path / "bad.onnx", replace(TINY, search=search_arrays(TINY) | {name: value}))
+    path = write(tmp_path / "bad.onnx", replace(TINY, constants=search_arrays(TINY) | {name: value}))
     with pytest.raises(HypernetworkError) as caught:
         OnnxHypernetwork.load(path, threads=1).search_head()
     assert "bad.onnx" in caught.value.message and "\n" not in caught.value.message
@@ -136,7 +136,7 @@ def test_a_bundle_has_all_of_a_head_or_nothing(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.document, search_arrays(TINY)["search_document"])
     some = {name: array for name, array in search_arrays(TINY).items() if name != "search_scalars"}
     with pytest.raises(HypernetworkError, match="a search head needs"):
-        OnnxHypernetwork.load(write(tmp_path / "some.onnx", replace(TINY, search=some)), threads=1)
+        OnnxHypernetwork.load(write(tmp_path / "some.onnx", replace(TINY, constants=some)), threads=1)
 
 
 def test_attaching_leaves_keys_of_every_token_and_a_question_finds_its_chunk(
@@ -311,7 +311,7 @@ def test_keys_of_another_shape_of_base_are_passed_over(
 def two_heads(folder: Path, size: int = 6) -> OnnxHypernetwork:
     """Documents are told apart by four numbers a word, the chunks of one by another six."""
     arrays = search_arrays(TINY) | search_arrays(TINY, size, seed=12, head="parts")
-    return OnnxHypernetwork.load(write(folder / "two.onnx", replace(TINY, search=arrays)), threads=1)
+    return OnnxHypernetwork.load(write(folder / "two.onnx", replace(TINY, constants=arrays)), threads=1)
 
 
 def test_a_head_of_their_own_tells_chunks_apart(tmp_path: Path, library: Library) -> None:
@@ -379,7 +379,7 @@ def test_half_a_second_head_is_refused(tmp_path: Path, gone: str) -> None:
     arrays = search_arrays(TINY) | search_arrays(TINY, 6, seed=12, head="parts")
     drop = {name for name in arrays if name == gone or (gone == "search_mean" and name.startswith("search"))}
     kept = {name: array for name, array in arrays.items() if name not in drop}
-    path = write(tmp_path / "half.onnx", replace(TINY, search=kept))
+    path = write(tmp_path / "half.onnx", replace(TINY, constants=kept))
     with pytest.raises(HypernetworkError, match="search head"):
         OnnxHypernetwork.load(path, threads=1)
 

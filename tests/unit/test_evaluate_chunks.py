@@ -44,7 +44,7 @@ def data(tmp_path: Path) -> Path:
 
 
 def network(folder: Path, *, head: bool = True) -> OnnxHypernetwork:
-    tiny = replace(TINY, search=search_arrays(TINY)) if head else TINY
+    tiny = replace(TINY, constants=search_arrays(TINY)) if head else TINY
     return OnnxHypernetwork.load(write(folder / "net.onnx", tiny), threads=1)
 
 

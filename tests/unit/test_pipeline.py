@@ -15,6 +15,7 @@ from localhyper.errors import Cancelled, ConfigError, HypernetworkError, Library
 from localhyper.example_lesson import Learnt
 from localhyper.gguf_adapter import read_adapter
 from localhyper.hypernet import OnnxHypernetwork
+from localhyper.initial_factors import InitialFactors
 from localhyper.library import Library, chunk_folder
 from localhyper.lora import FloatArray, LoraWeights
 from localhyper.pipeline import AttachOptions, AttachResult, attach_document
@@ -455,13 +456,18 @@ def test_of_a_task_with_examples_the_description_is_read_and_they_are_learnt(
 ) -> None:
     taught: list[tuple[TaskExample, ...]] = []
 
-    def learn(_engine: object, weights: LoraWeights, given: Sequence[TaskExample], _steps: object) -> Learnt:
+    def learn(
+        _engine: object, weights: LoraWeights, given: Sequence[TaskExample], _steps: object, *, initial: InitialFactors
+    ) -> Learnt:
+        assert initial.start == 3 and initial.weights.targets["attn_q"].a[0, 1, 2] == 7, "the bundle's own"
         taught.append(tuple(given))
         return Learnt(weights, len(given) - 1, 1, 40, "it has `blk.1.attn_q.bias`")
 
     monkeypatch.setattr("localhyper.pipeline.learn_examples", learn)
     metadata = {"kind": "task", "reads_examples": reads}
-    place = Place(tmp_path, TinyBundle(bias=False, metric=False, chunk_tokens=64, metadata=metadata))
+    begun = {"initial_a.attn_q": np.full((1, 2, 8), 7, np.float32), "initial_b.attn_q": np.ones((1, 8, 2), np.float32)}
+    tiny = TinyBundle(bias=False, metric=False, chunk_tokens=64, metadata=metadata, constants=begun)
+    place = Place(tmp_path, tiny)
     examples = (TaskExample("pear fig", "fig pear"), TaskExample("b a", "a b"))
     for text, count in ((described("Sort them.", examples), 1), (described("", examples), 1), ("Sort them.", 0)):
         engine = ScriptedEngine()

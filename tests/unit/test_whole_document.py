@@ -29,7 +29,7 @@ CUT = TinyBundle(
     chunks=True,
     whitening=40.0,
     metadata={"cut_tokens": 16},
-    search=search_arrays(TinyBundle()),
+    constants=search_arrays(TinyBundle()),
 )
 
 
@@ -114,7 +114,7 @@ def test_what_is_wanted_at_once_is_made_of_what_was_attached_before(place: Place
 
 
 def test_without_keys_to_choose_by_it_is_made_at_once(tmp_path: Path) -> None:
-    assert Place(tmp_path / "no keys", replace(CUT, search={})).attach().adapter.whole_made
+    assert Place(tmp_path / "no keys", replace(CUT, constants={})).attach().adapter.whole_made
 
 
 @pytest.mark.usefixtures("one_chunk_at_a_time")
