@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from localhyper.atomic import write_bytes_atomic
 from localhyper.bundle import check_kind, read_bundle
 from localhyper.errors import ConfigError, HypernetworkError
 from localhyper.export.checkpoints import read_run, run_events, run_facts
 from localhyper.export.command_line import write_out
-from localhyper.export.onnx_bundle import update_description
+from localhyper.export.onnx_bundle import take_out, update_description, write_changed
 from localhyper.export.task_config import TaskRecipe, load_task_recipe
 from localhyper.hypernet import OnnxHypernetwork
 from localhyper.initial_factors import INITIAL_OUTPUTS
@@ -72,9 +70,7 @@ def card_of(run: Path, recipe: TaskRecipe) -> dict[str, object]:
 def put_in(model: onnx.ModelProto, outputs: dict[str, Array]) -> None:
     """Add the outputs to a bundle, in the place of those that it has."""
     graph = model.graph
-    for kept in (graph.output, graph.node, graph.initializer):
-        for item in [item for item in kept if item.name.split(".")[0] in INITIAL_OUTPUTS]:
-            kept.remove(item)
+    take_out(model, lambda name: name.split(".")[0] in INITIAL_OUTPUTS)
     for name, values in outputs.items():
         _put_factor(graph, name, values, turned=name.split(".", 1)[0] == FACTOR_B)
         graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, list(values.shape)))
@@ -112,14 +108,13 @@ def add_initial(bundle: Path, run: Path, recipe: Path, out: Path) -> None:
     model = onnx.load(bundle)
     put_in(model, outputs)
     update_description(model, {"card": {**info.card, ENTRY: facts}})
-    onnx.checker.check_model(model)
-    data = model.SerializeToString()
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / bundle.name
-        draft.write_bytes(data)
-        if OnnxHypernetwork.load(draft).initial() is None:
-            raise HypernetworkError(f"bundle `{bundle}` did not take the factors")
-    write_bytes_atomic(out, data)
+    write_changed(model, out, _look)
+
+
+def _look(made: OnnxHypernetwork) -> None:
+    """Whether what was put in is taken."""
+    if made.initial() is None:
+        raise HypernetworkError(f"bundle `{made.info.path}` did not take the factors")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,12 +24,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from localhyper.atomic import write_bytes_atomic
 from localhyper.bundle import BundleInfo, check_kind, read_bundle
 from localhyper.errors import ConfigError, HypernetworkError
 from localhyper.export.checkpoints import read_run, run_facts
 from localhyper.export.command_line import write_out
-from localhyper.export.onnx_bundle import HALF, update_description
+from localhyper.export.onnx_bundle import HALF, take_out, update_description, write_changed
 from localhyper.export.search_config import SearchConfig, load_search_recipe
 from localhyper.hypernet import PARTS_OUTPUTS, SEARCH_OUTPUTS, OnnxHypernetwork
 
@@ -63,10 +61,7 @@ def head_arrays(state: dict[str, NDArray[np.float32]], config: SearchConfig, inf
 def put_in(model: onnx.ModelProto, arrays: Arrays, replaced: Sequence[str]) -> None:
     """Add the arrays as constant outputs, matrices as float16 cast up, where those of earlier heads have been."""
     graph = model.graph
-    for name in replaced:
-        for kept in (graph.output, graph.node, graph.initializer):
-            for item in [item for item in kept if name in (item.name, item.name.removesuffix(HALF))]:
-                kept.remove(item)
+    take_out(model, lambda name: name.removesuffix(HALF) in replaced)
     for name, values in arrays.items():
         half = values.ndim == 2
         stored = values.astype(np.float16) if half else values
@@ -132,12 +127,7 @@ def add_search(bundle: Path, source: Path, recipe: Path | None, out: Path, *, pa
     model = onnx.load(bundle)
     put_in(model, arrays, replaced)
     update_description(model, {"card": {**card, **facts}})
-    onnx.checker.check_model(model)
-    with tempfile.TemporaryDirectory() as folder:
-        draft = Path(folder) / bundle.name
-        draft.write_bytes(model.SerializeToString())
-        OnnxHypernetwork.load(draft).search_head()
-    write_bytes_atomic(out, model.SerializeToString())
+    write_changed(model, out, OnnxHypernetwork.search_head)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from localhyper.export.beside_batches import BesideBatch
 from localhyper.export.objectives import MetaModel
 from localhyper.export.staying_objectives import Staying, StayingLosses
-from localhyper.export.task_objectives import Adapter, TaskModel, TaskProbe, probe_rows, rolled
+from localhyper.export.task_objectives import Adapter, TaskModel, TaskProbe, joined, probe_rows, rolled
 from localhyper.export.torch_base import BlockLora
 
 DOCUMENT_MODULE = "ffn_down"
@@ -27,14 +27,11 @@ def both(documents: Mapping[int, BlockLora], tasks: Adapter, forms: int) -> Adap
         tasks: LoRA of all blocks, [documents * forms, …].
         forms: Forms a document.
     """
-    joined = {block: dict(modules) for block, modules in tasks.items()}
-    for block, document in documents.items():
-        task = joined[block].get(DOCUMENT_MODULE)
-        a, b = (x.repeat_interleave(forms, 0) for x in (document.a, document.b))
-        if task is not None:
-            a, b = torch.cat((a.to(task.a.dtype), task.a), 1), torch.cat((b.to(task.b.dtype), task.b), 2)
-        joined[block][DOCUMENT_MODULE] = BlockLora(a, b)
-    return joined
+    repeated = {
+        block: BlockLora(*(half.repeat_interleave(forms, 0) for half in (document.a, document.b)))
+        for block, document in documents.items()
+    }
+    return joined({block: {DOCUMENT_MODULE: document} for block, document in repeated.items()}, tasks)
 
 
 class Beside(Staying):

@@ -39,18 +39,28 @@ def read_run(run: Path) -> dict[str, Any]:
     return read_checkpoint(path)
 
 
-def run_events(run: Path) -> dict[str, dict[str, Any]]:
-    """What a run's curve says besides its steps: the last row of each event by its name.
+def read_curve(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's curve, steps and events.
 
     Raises:
         ConfigError: There is no curve, or a line of it is no JSON.
     """
     path = run / "curve.jsonl"
+    if not path.is_file():
+        raise ConfigError(f"{run} has no curve.jsonl, which the bundle's card is made of", "copy the run's beside it")
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", "it lies beside the checkpoint of every run") from None
-    return {row["event"]: row for row in rows if "event" in row}
+        raise ConfigError(f"{path} cannot be read: {error}", "copy the run's once more") from None
+
+
+def run_events(run: Path) -> dict[str, dict[str, Any]]:
+    """What a run's curve says besides its steps: the last row of each event by its name.
+
+    Raises:
+        ConfigError: As `read_curve`.
+    """
+    return {row["event"]: row for row in read_curve(run) if "event" in row}
 
 
 def run_facts(state: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class InitialConfig:
         joint: Steps at the beginning that learn nothing before they ask: one LoRA for all tasks.
         inner: Steps of descent of a visit; 0 = as many as the runtime's.
         blank: Share of visits without a description.
-        rate: How fast the logarithms of the matrices' rates are learnt, beside the factors.
+        rate: How fast the logarithms of the matrices' rates are learnt, beside the factors; 0 = they are not.
     """
 
     shots: tuple[int, ...] = (3, 10)
@@ -25,7 +25,7 @@ class InitialConfig:
     joint: int = 0
     inner: int = 0
     blank: float = 0.1
-    rate: float = 20.0
+    rate: float = 0.0
 
     def __post_init__(self) -> None:
         """There must be something to learn and to ask."""

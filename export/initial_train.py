@@ -96,9 +96,10 @@ class InitialRun(TaskRun):
         total, loss = self.wrapped(batch, steps)
         norm = self.descend(total)
         found, size = self.accelerator.reduce(torch.stack((loss, norm.float())), "mean").tolist()
-        shown = batch.shown.ids.numel() if batch.shown is not None else 0
-        tokens = (batch.asked.ids.numel() + steps * shown) * self.accelerator.num_processes
-        facts = {"width": batch.asked.ids.shape[1], "shots": shown // batch.asked.ids.shape[1] / batch.tasks}
+        rows, width = batch.asked.ids.shape
+        shown = len(batch.shown.ids) if batch.shown is not None else 0
+        tokens = (rows + steps * shown) * width * self.accelerator.num_processes
+        facts = {"width": width, "shots": shown / batch.tasks}
         return StepResult({"answer": found}, size, tokens, facts)
 
     def probe(self) -> dict[str, object]:

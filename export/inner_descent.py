@@ -1,6 +1,7 @@
 """Examples of many tasks learnt at once, in PyTorch: the descent of `localhyper.example_descent`, from given factors.
 
-The same arithmetic (held to it in tests/parity/test_inner_descent.py), with a task axis. Knows no recipe and no file.
+The same arithmetic (held to it in tests/parity/test_initial_training.py), with a task axis. Knows no recipe and no
+file.
 """
 
 from __future__ import annotations
@@ -12,14 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from localhyper.example_descent import DescentSettings
-from localhyper.export.task_batches import IGNORED, Rows
+from localhyper.example_descent import EPSILON, FIRST, SECOND, DescentSettings
+from localhyper.export.task_batches import Rows
 from localhyper.export.task_hypernetwork import TaskConfig, module_widths
-from localhyper.export.task_objectives import Adapter
+from localhyper.export.task_objectives import Adapter, block_adapter, joined
 from localhyper.export.text_to_lora import LoraPair
-from localhyper.export.torch_base import BlockLora, TorchBase
+from localhyper.export.torch_base import TorchBase
 
-FIRST, SECOND, EPSILON = 0.9, 0.98, 1e-8  # of AdamW, as in `localhyper.example_descent`
 Pairs = Mapping[str, LoraPair]
 
 
@@ -57,7 +57,7 @@ class Visit:
 
     Attributes:
         states: What enters the first of them, [tasks * rows, width, hidden].
-        rows: Where answers are said; the weights are those of the loss.
+        rows: Where answers are said, without padded places; the weights are those of the loss.
         tasks: How many tasks.
     """
 
@@ -79,26 +79,14 @@ def visit(base: TorchBase, rows: Rows, tasks: int, given: Adapter, start: int) -
 
 
 def beside(given: Adapter, pairs: Pairs, start: int, dtype: torch.dtype) -> Adapter:
-    """Upper blocks' adapters: those given, and pairs [tasks, blocks, …] beside them."""
-    blocks: dict[int, dict[str, BlockLora]] = {}
-    for name, pair in pairs.items():
-        a, b = pair.a.to(dtype), pair.b.to(dtype)
-        for block, (own_a, own_b) in enumerate(zip(a.unbind(1), b.unbind(1), strict=True), start):
-            other = given.get(block, {}).get(name)
-            if other is not None:
-                own_a, own_b = torch.cat((other.a, own_a), 1), torch.cat((other.b, own_b), 2)
-            blocks.setdefault(block, {})[name] = BlockLora(own_a, own_b)
-    for block, modules in given.items():
-        for name in modules.keys() - blocks.get(block, {}).keys() if block >= start else ():
-            blocks.setdefault(block, {})[name] = modules[name]
-    return blocks
+    """The adapters given, and pairs [tasks, blocks, …] of the blocks from `start` on beside them."""
+    own = block_adapter(pairs, 1.0, dtype)
+    return joined(given, {start + block: modules for block, modules in own.items()})
 
 
 def task_losses(base: TorchBase, shown: Visit, adapter: Adapter, start: int) -> Tensor:
     """Cross-entropy of each task's answers by their weights, [tasks]."""
-    each = F.cross_entropy(
-        upper_logits(base, shown, adapter, start), shown.rows.gold, reduction="none", ignore_index=IGNORED
-    )
+    each = F.cross_entropy(upper_logits(base, shown, adapter, start), shown.rows.gold, reduction="none")
     return each.new_zeros(shown.tasks).index_add(0, shown.task_of, each * shown.rows.weights)
 
 
@@ -128,7 +116,7 @@ def descend(base: TorchBase, shown: Visit, given: Adapter, initial: InitialFacto
         with torch.enable_grad():
             loss = task_losses(base, shown, adapter, start).sum()
         found = torch.autograd.grad(loss, leaves)
-        rate = settings.rate * min(1.0, (step + 1) / settings.warm) * (1 - step / steps)
+        rate = settings.rate_at(step, steps)
         with torch.no_grad():
             for index, gradient in enumerate(found):
                 first[index].lerp_(gradient, 1 - FIRST)

@@ -6,13 +6,12 @@ Runs over tasks are exported by `task_onnx`.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from localhyper.base_header import read_base_info
 from localhyper.errors import ConfigError, LocalHyperError
-from localhyper.export.checkpoints import read_run, run_facts
+from localhyper.export.checkpoints import read_curve, read_run, run_facts
 from localhyper.export.command_line import refuse
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.onnx_bundle import write_bundle
@@ -37,10 +36,7 @@ def load_run(recipe: Recipe | SumRecipe, run: Path) -> tuple[AssociationHypernet
 
 def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:
     """What a reader of the bundle must know: data, steps, device, seconds, held-out scores."""
-    curve = run / "curve.jsonl"
-    if not curve.is_file():
-        raise ConfigError(f"{run} has no curve.jsonl, which the bundle's card is made of", "copy the run's beside it")
-    rows = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
+    rows = read_curve(run)
     probes = [row for row in rows if row.get("event") == "probe"]
     environment: dict[str, Any] = next((row for row in reversed(rows) if row.get("event") == "environment"), {})
     begun = [row["run"] for row in rows if row.get("event") == "started from"]

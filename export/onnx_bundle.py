@@ -11,7 +11,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,6 +123,28 @@ def update_description(model: onnx.ModelProto, fields: dict[str, object]) -> Non
     for entry in model.metadata_props:
         if entry.key == METADATA_KEY:
             entry.value = json.dumps(json.loads(entry.value) | fields, ensure_ascii=False)
+
+
+def take_out(model: onnx.ModelProto, gone: Callable[[str], bool]) -> None:
+    """Take outputs, nodes and initializers of such names out of a bundle."""
+    for kept in (model.graph.output, model.graph.node, model.graph.initializer):
+        for item in [item for item in kept if gone(item.name)]:
+            kept.remove(item)
+
+
+def write_changed(model: onnx.ModelProto, out: Path, look: Callable[[OnnxHypernetwork], object]) -> None:
+    """Write a bundle that was changed, atomically, once it loads and `look` has found what was put in.
+
+    Raises:
+        HypernetworkError: It does not load, or `look` says so; nothing is written.
+    """
+    onnx.checker.check_model(model)
+    data = model.SerializeToString()
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder) / out.name
+        draft.write_bytes(data)
+        look(OnnxHypernetwork.load(draft))
+    write_bytes_atomic(out, data)
 
 
 def describe_base(base: BaseModelInfo) -> dict[str, object]:

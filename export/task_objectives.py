@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from localhyper.export.task_batches import IGNORED, Described, Rows, TaskBatch
 from localhyper.export.task_hypernetwork import LoraBank, TaskHypernetwork
 from localhyper.export.text_to_lora import LoraPair
-from localhyper.export.torch_base import BlockLora, TorchBase
+from localhyper.export.torch_base import NONE, BlockLora, TorchBase
 
 Adapter = Mapping[int, Mapping[str, BlockLora]]
 
@@ -37,6 +37,19 @@ def block_adapter(pairs: Mapping[str, LoraPair], scaling: float, dtype: torch.dt
         for block, both in enumerate(zip(a.unbind(1), b.unbind(1), strict=True)):
             blocks.setdefault(block, {})[name] = BlockLora(*both)
     return blocks
+
+
+def joined(one: Adapter, other: Adapter) -> Adapter:
+    """Two adapters in force at once: where both adapt a module, along the ranks, in the number format of the other."""
+
+    def both(first: BlockLora, last: BlockLora) -> BlockLora:
+        dtype = last.a.dtype
+        return BlockLora(torch.cat((first.a.to(dtype), last.a), 1), torch.cat((first.b.to(dtype), last.b), 2))
+
+    def of_block(first: Mapping[str, BlockLora], last: Mapping[str, BlockLora]) -> dict[str, BlockLora]:
+        return {**first, **last, **{name: both(first[name], last[name]) for name in first.keys() & last.keys()}}
+
+    return {block: of_block(one.get(block, NONE), other.get(block, NONE)) for block in one.keys() | other.keys()}
 
 
 def rolled(pairs: Mapping[str, LoraPair]) -> dict[str, LoraPair]:

@@ -21,6 +21,7 @@ from localhyper.memory_check import physical_cores
 from localhyper.upper_blocks import Factor, Factors, Lesson, Module, UpperBlocks
 from localhyper.upper_weights import UpperWeights
 
+FIRST, SECOND, EPSILON = 0.9, 0.98, 1e-8  # of AdamW: how much moments keep, and what the root is added to
 PART_TOKENS = 256  # whose gradients are computed in one go, as long as no example is longer
 
 
@@ -52,6 +53,10 @@ class DescentSettings:
     def start(self, count: int) -> int:
         """The first adapted block of a model of so many."""
         return min(count - 1, round(self.depth * count))
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """Learning rate of one of so many steps."""
+        return self.rate * min(1.0, (step + 1) / self.warm) * (1 - step / steps)
 
     def fitting(self, initial: InitialFactors | None, count: int) -> DescentSettings:
         """These for a model of so many blocks, with the blocks, modules and rank of what is begun with, where given."""
@@ -220,16 +225,13 @@ def _balanced(shown: Sequence[Shown]) -> list[list[Shown]]:
 class _AdamW:
     """Adam (Kingma and Ba 2015) over factors, without decay of weights: the few steps leave them small."""
 
-    FIRST, SECOND, EPSILON = 0.9, 0.98, 1e-8
-
     def __init__(self, settings: DescentSettings, steps: int) -> None:
         self._settings, self._steps, self._done = settings, steps, 0
         self._moments: dict[tuple[Module, str], tuple[FloatArray, FloatArray]] = {}
 
     def step(self, factors: Factors, gradients: Factors) -> dict[Module, Factor]:
         """The factors after a step."""
-        rate = self._settings.rate * min(1.0, (self._done + 1) / self._settings.warm)
-        rate *= 1 - self._done / self._steps
+        rate = self._settings.rate_at(self._done, self._steps)
         self._done += 1
         return {
             module: Factor(
@@ -241,11 +243,11 @@ class _AdamW:
 
     def _direction(self, key: tuple[Module, str], gradient: FloatArray) -> FloatArray:
         before = self._moments.get(key, (np.zeros_like(gradient), np.zeros_like(gradient)))
-        first: FloatArray = _mixed(before[0], gradient, self.FIRST)
-        second = _mixed(before[1], np.square(gradient), self.SECOND)
+        first: FloatArray = _mixed(before[0], gradient, FIRST)
+        second = _mixed(before[1], np.square(gradient), SECOND)
         self._moments[key] = first, second
-        mean, spread = first / (1 - self.FIRST**self._done), second / (1 - self.SECOND**self._done)
-        direction: FloatArray = (mean / (np.sqrt(spread) + self.EPSILON)).astype(np.float32)
+        mean, spread = first / (1 - FIRST**self._done), second / (1 - SECOND**self._done)
+        direction: FloatArray = (mean / (np.sqrt(spread) + EPSILON)).astype(np.float32)
         return direction
 
 

@@ -36,6 +36,7 @@ from tests.parity.training_process import (  # noqa: E402
     check_a_killed_run_goes_on,
     curve,
     load_state,
+    refused_with,
     run_as_two_and_as_one,
 )
 
@@ -46,6 +47,7 @@ TABLE = """
 [initial]
 shots = [2, 3]
 asked = 2
+rate = 20.0
 joint = {joint}
 inner = {inner}
 blank = {blank}
@@ -316,14 +318,8 @@ def test_a_bundle_with_broken_factors_is_refused(ground: Path, tmp_path: Path) -
 def test_a_recipe_out_of_range_is_one_clear_line(
     ground: Path, tmp_path: Path, key: str, value: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = (ground / "short.toml").read_text(encoding="utf-8").splitlines()
-    changed = [f"{key} = {value}" if line.startswith(f"{key} = ") else line for line in lines]
-    recipe = tmp_path / "bad.toml"
-    recipe.write_text("\n".join(changed), encoding="utf-8")
-    given = [str(recipe), *arguments(ground, "short", tmp_path / "run")[1:]]
-    with pytest.raises(SystemExit) as ended:
-        start_training.main(given)
-    assert ended.value.code and said in capsys.readouterr().err
+    given = arguments(ground, "short", tmp_path / "run")[1:]
+    assert said in refused_with(key, value, ground / "short.toml", given, tmp_path, capsys)
 
 
 @pytest.mark.slow

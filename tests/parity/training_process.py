@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 Process = subprocess.Popen[str]
 Start = Callable[[list[str], Path], Process]
 CHILD_SECONDS = 240
@@ -51,6 +53,22 @@ def finish(process: Process, log: Path) -> str:
     out, _ = process.communicate(timeout=CHILD_SECONDS)
     assert process.returncode == 0, log.read_text(encoding="utf-8")[-3000:]
     return out
+
+
+def refused_with(
+    key: str, value: str, recipe: Path, given: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """What training says of a recipe with another value of a key; `given` are the options behind the recipe."""
+    from localhyper.export import start as training
+
+    lines = recipe.read_text(encoding="utf-8").splitlines()
+    changed = [f"{key} = {value}" if line.startswith(f"{key} = ") else line for line in lines]
+    bad = folder / "bad.toml"
+    bad.write_text("\n".join(changed), encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        training.main([str(bad), *given])
+    assert ended.value.code
+    return capsys.readouterr().err
 
 
 def kill_after_step(process: Process, step: int, log: Path) -> None:
