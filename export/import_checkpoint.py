@@ -128,12 +128,15 @@ def import_document(file: Path, options: argparse.Namespace, registry: Registry)
     facts = {
         "name": name,
         "chunk_tokens": chunk_tokens,
+        "prefix": turn[0],
+        "suffix": turn[1],
+        "reads_prefix": True,
         "licence": options.licence,
         "card": _card(run, base, file, dtype),
     }
     say(f"writing {target} ({dtype}), and comparing it with the checkpoint")
     try:
-        parity = write_published(graph, target, describe(run, base, turn, facts), dtype)
+        parity = write_published(graph, target, describe(run.config, base, facts), dtype)
     except OSError as error:
         message = f"cannot write `{target}`: {error.strerror or error}"
         raise HypernetworkError(message, "check the folder, its permissions and the space left") from error

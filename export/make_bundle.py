@@ -7,31 +7,56 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from localhyper.base_header import read_base_info
+from torch import nn
+
+from localhyper.base_header import BaseHeader, read_base_header
 from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.export.checkpoints import read_curve, read_run, run_facts
 from localhyper.export.command_line import refuse
 from localhyper.export.hypernetwork import AssociationHypernetwork
-from localhyper.export.onnx_bundle import write_bundle
+from localhyper.export.onnx_bundle import Parity, write_bundle
+from localhyper.export.perceiver import DocToLora, PerceiverHypernetwork
+from localhyper.export.published_bundle import PublishedGraph, describe, final_norm, write_published
 from localhyper.export.sum_config import KIND_TABLE, SumRecipe, load_sum_recipe
 from localhyper.export.task_config import is_task_recipe, load_task_recipe
 from localhyper.export.train_config import Recipe, load_recipe, read_tables
 
+Trained = TypeVar("Trained", bound=nn.Module)
 
-def load_run(recipe: Recipe | SumRecipe, run: Path) -> tuple[AssociationHypernetwork, dict[str, Any]]:
-    """The hypernetwork of a run and its training facts (steps, seconds).
+
+def load_run(hypernetwork: Trained, run: Path) -> tuple[Trained, dict[str, Any]]:
+    """A new hypernetwork of the recipe's sizes with the weights of a run, and the run's facts (steps, seconds).
 
     Raises:
-        ConfigError: The run has no checkpoint yet.
+        ConfigError: The run has no checkpoint yet, or one of other sizes.
     """
-    if isinstance(recipe, Recipe) and recipe.perceiver is not None:
-        raise ConfigError("a Perceiver run cannot be exported", "bundles hold association hypernetworks so far")
     state = read_run(run)
-    hypernetwork = AssociationHypernetwork(recipe.hypernetwork)
-    hypernetwork.load_state_dict(state["hypernetwork"])
+    try:
+        hypernetwork.load_state_dict(state["hypernetwork"])
+    except RuntimeError:
+        raise ConfigError(f"run {run} is not of this recipe", "give the recipe that it was trained with") from None
     return hypernetwork, run_facts(state)
+
+
+def write_perceiver(net: DocToLora, base: BaseHeader, path: Path, recipe: Recipe, card: dict[str, Any]) -> Parity:
+    """A trained Perceiver as the bundle that a published one becomes, in float16; it reads chunks as training did.
+
+    Raises:
+        HypernetworkError: torch and ONNX differ by more than 1e-4, or a weight does not fit; nothing is written.
+    """
+    facts = {
+        "name": recipe.name,
+        "chunk_tokens": net.config.max_tokens,
+        "prefix": recipe.chunk_prefix,
+        "suffix": "",
+        "reads_prefix": False,
+        "licence": "Apache-2.0",
+        "card": card,
+    }
+    graph = PublishedGraph(net, net.config.scaling, final_norm(base)).eval()
+    return write_published(graph, path, describe(net.config, base, facts), "f16")
 
 
 def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +65,7 @@ def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> d
     probes = [row for row in rows if row.get("event") == "probe"]
     environment: dict[str, Any] = next((row for row in reversed(rows) if row.get("event") == "environment"), {})
     begun = [row["run"] for row in rows if row.get("event") == "started from"]
+    config = (isinstance(recipe, Recipe) and recipe.perceiver) or recipe.hypernetwork
     return {
         "data": {
             "reading": list(recipe.data.reading),
@@ -59,7 +85,7 @@ def make_card(recipe: Recipe | SumRecipe, run: Path, facts: dict[str, Any]) -> d
         "dtype": environment.get("dtype", "unknown"),
         **facts,
         "held_out": probes[-1] if probes else {},
-        "config": recipe.hypernetwork.as_dict(),
+        "config": config.as_dict(),
     }
 
 
@@ -72,10 +98,14 @@ def _export_tasks(options: argparse.Namespace) -> str:
 def _export_documents(options: argparse.Namespace) -> str:
     sums = KIND_TABLE in read_tables(options.recipe)
     recipe = load_sum_recipe(options.recipe) if sums else load_recipe(options.recipe)
-    hypernetwork, facts = load_run(recipe, options.run)
-    card = make_card(recipe, options.run, facts)
-    base = read_base_info(options.base)
-    parity = write_bundle(hypernetwork, base, options.out, name=recipe.name, prefix=recipe.chunk_prefix, card=card)
+    base, out = read_base_header(options.base), options.out
+    if isinstance(recipe, Recipe) and recipe.perceiver is not None:
+        perceiver, facts = load_run(PerceiverHypernetwork(recipe.perceiver), options.run)
+        parity = write_perceiver(perceiver.net, base, out, recipe, make_card(recipe, options.run, facts))
+    else:
+        found, facts = load_run(AssociationHypernetwork(recipe.hypernetwork), options.run)
+        card = make_card(recipe, options.run, facts)
+        parity = write_bundle(found, base.info, out, name=recipe.name, prefix=recipe.chunk_prefix, card=card)
     size = options.out.stat().st_size / 2**20
     return f"{options.out}: {size:.1f} MiB, torch = ONNX within {parity.max_difference:.1e} at lengths {parity.lengths}"
 

@@ -235,11 +235,12 @@ def check_parity(graph: BundleGraph, path: Path, lengths: Sequence[int] = (2, 61
     """Compare a and b of torch and onnxruntime on random activations at lengths the export never saw."""
     session, c = OnnxHypernetwork.load(path), graph.inner.config
     generator, worst = torch.Generator().manual_seed(0), 0.0
-    for length in (min(length, c.max_tokens) for length in lengths):
+    tried = tuple(min(length, c.max_tokens) for length in lengths)
+    for length in tried:
         activations = torch.randn(len(c.taps), length, c.hidden, generator=generator)
         ffn = torch.randn(len(c.blocks), length, c.ffn, generator=generator)
         chunks = length  # any number will do
         a, b, *_ = graph(activations, ffn, torch.tensor([float(chunks)]))
         made = session.generate(Activations(activations.numpy(), ffn.numpy()), chunks).targets[TARGET]
         worst = max(worst, difference(made.a, a), difference(made.b, b))
-    return Parity(tuple(lengths), worst)
+    return Parity(tried, worst)

@@ -26,8 +26,8 @@ from localhyper.engine import Activations
 from localhyper.errors import HypernetworkError
 from localhyper.export.onnx_bundle import HALF, HALF_ABOVE, OPSET, PARITY, Parity, describe_base
 from localhyper.export.onnx_stream import Weight, write_model
-from localhyper.export.perceiver import DocToLora
-from localhyper.export.published import TARGETS, PublishedRun
+from localhyper.export.perceiver import DocToLora, PerceiverConfig
+from localhyper.export.published import TARGETS
 from localhyper.hypernet import BUNDLE_FORMAT, METADATA_KEY, OnnxHypernetwork
 
 NET = "net."
@@ -142,19 +142,19 @@ def round_weights(net: nn.Module) -> None:
         tensor.copy_(half)
 
 
-def describe(run: PublishedRun, base: BaseHeader, turn: tuple[str, str], facts: dict[str, Any]) -> dict[str, Any]:
-    """The bundle's description (see `docs/formats.md`); `facts` has name, chunk_tokens, licence and card."""
+def describe(config: PerceiverConfig, base: BaseHeader, facts: dict[str, Any]) -> dict[str, Any]:
+    """The bundle's description (see `docs/formats.md`).
+
+    `facts` has name, chunk_tokens, prefix, suffix, whether both are read with the chunk, licence and card.
+    """
     return {
         "format": BUNDLE_FORMAT,
         "kind": "document",
         "base": describe_base(base.info),
-        "taps": list(run.config.taps),
+        "taps": list(config.taps),
         "ffn_blocks": [],
-        "targets": {TARGETS[module]: list(run.config.blocks) for module in run.config.modules},
-        "rank": run.config.rank,
-        "prefix": turn[0],
-        "suffix": turn[1],
-        "reads_prefix": True,
+        "targets": {TARGETS[module]: list(config.blocks) for module in config.modules},
+        "rank": config.rank,
         **facts,
     }
 
@@ -239,7 +239,8 @@ def check_published(graph: PublishedGraph, path: Path, lengths: tuple[int, ...] 
     """Compare everything that torch and onnxruntime give on random taps at lengths the export never saw."""
     session, config = OnnxHypernetwork.load(path), graph.net.config
     generator, worst = torch.Generator().manual_seed(0), 0.0
-    for length in (min(length, session.info.most_tokens) for length in lengths):
+    tried = tuple(min(length, session.info.most_tokens) for length in lengths)
+    for length in tried:
         taps = torch.randn(len(config.taps), length, config.hidden, generator=generator)
         want = dict(zip(graph.output_names(), graph(taps), strict=True))
         made = session.generate(Activations(taps.numpy(), np.empty((0, length, 0), np.float32))).targets
@@ -254,4 +255,4 @@ def check_published(graph: PublishedGraph, path: Path, lengths: tuple[int, ...] 
             worst = max(worst, float(np.abs(got[name] - values.numpy()).max()) / size)
     if worst > PARITY:
         raise HypernetworkError(f"torch and ONNX differ by {worst:.1e}, at most {PARITY:.0e} is allowed")
-    return Parity(lengths, worst)
+    return Parity(tried, worst)

@@ -295,7 +295,9 @@ def start(options: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line of the training run."""
-    parser = argparse.ArgumentParser(prog="localhyper train", description="Meta-train a document hypernetwork")
+    epilog = "Recipes for tasks, search and sums take other options: `localhyper train RECIPE --help` shows them."
+    about = "Meta-train a document hypernetwork"
+    parser = argparse.ArgumentParser(prog="localhyper train", description=about, epilog=epilog)
     add_run_options(parser, "smollm2-135m-document.toml")
     parser.add_argument("--init", type=Path, help="checkpoint.pt of an earlier run, or a bundle, to start from")
     add_stop_option(parser)

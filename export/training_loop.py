@@ -22,6 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from localhyper.export.checkpoints import read_checkpoint
+from localhyper.export.muon import Muon
 from localhyper.export.schedule import Schedule
 from localhyper.export.speed import count_flops, matmul_peak
 
@@ -65,8 +66,7 @@ def make_optimizers(
     adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=run.adam_lr, betas=(0.9, 0.98))
     if not matrices:
         return [adam]
-    muon = torch.optim.Muon(matrices, lr=run.muon_lr, weight_decay=run.weight_decay, adjust_lr_fn="original")
-    return [muon, adam]
+    return [Muon(matrices, run.muon_lr, run.weight_decay), adam]
 
 
 def write_row(out: Path, row: Mapping[str, object]) -> None:
@@ -181,7 +181,7 @@ class TrainingLoop:
         """Learning rates of this step."""
         factor = self.schedule.lr_factor(self.step)
         for optimizer in self.optimizers:
-            rate = self.schedule.muon_lr if isinstance(optimizer, torch.optim.Muon) else self.schedule.adam_lr
+            rate = self.schedule.muon_lr if isinstance(optimizer, Muon) else self.schedule.adam_lr
             for group in optimizer.param_groups:
                 group["lr"] = rate * factor
 
