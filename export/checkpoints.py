@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from localhyper.errors import ConfigError
+
+Trained = TypeVar("Trained", bound=nn.Module)
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu", *, or_bundle: bool = False) -> dict[str, Any]:
@@ -74,3 +77,19 @@ def run_facts(state: dict[str, Any]) -> dict[str, Any]:
     if state.get("kept"):
         facts["kept"] = state["kept"]
     return facts
+
+
+def load_run(trained: Trained, run: Path) -> tuple[Trained, dict[str, Any]]:
+    """A new module of a recipe's sizes with the weights of a run, and the run's facts.
+
+    Raises:
+        ConfigError: The run has no checkpoint yet, or one of another recipe.
+    """
+    state = read_run(run)
+    try:
+        trained.load_state_dict(state["hypernetwork"])
+    except RuntimeError as error:
+        what = str(error).splitlines()[-1].strip()
+        hint = "give the recipe that it was trained with"
+        raise ConfigError(f"run {run} is not of this recipe: {what}", hint) from None
+    return trained, run_facts(state)

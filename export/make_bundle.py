@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any, TypeVar
-
-from torch import nn
+from typing import Any
 
 from localhyper.base_header import BaseHeader, read_base_header
-from localhyper.errors import ConfigError, LocalHyperError
-from localhyper.export.checkpoints import read_curve, read_run, run_facts
+from localhyper.errors import LocalHyperError
+from localhyper.export.checkpoints import load_run, read_curve
 from localhyper.export.command_line import refuse
 from localhyper.export.hypernetwork import AssociationHypernetwork
 from localhyper.export.onnx_bundle import Parity, write_bundle
@@ -22,22 +20,6 @@ from localhyper.export.published_bundle import PublishedGraph, describe, final_n
 from localhyper.export.sum_config import KIND_TABLE, SumRecipe, load_sum_recipe
 from localhyper.export.task_config import is_task_recipe, load_task_recipe
 from localhyper.export.train_config import Recipe, load_recipe, read_tables
-
-Trained = TypeVar("Trained", bound=nn.Module)
-
-
-def load_run(hypernetwork: Trained, run: Path) -> tuple[Trained, dict[str, Any]]:
-    """A new hypernetwork of the recipe's sizes with the weights of a run, and the run's facts (steps, seconds).
-
-    Raises:
-        ConfigError: The run has no checkpoint yet, or one of other sizes.
-    """
-    state = read_run(run)
-    try:
-        hypernetwork.load_state_dict(state["hypernetwork"])
-    except RuntimeError:
-        raise ConfigError(f"run {run} is not of this recipe", "give the recipe that it was trained with") from None
-    return hypernetwork, run_facts(state)
 
 
 def write_perceiver(net: DocToLora, base: BaseHeader, path: Path, recipe: Recipe, card: dict[str, Any]) -> Parity:

@@ -21,7 +21,7 @@ from rich.console import Console
 
 from localhyper.errors import ConfigError, LocalHyperError
 from localhyper.evaluate.metrics import exact_match
-from localhyper.export.checkpoints import read_run
+from localhyper.export.checkpoints import load_run
 from localhyper.export.command_line import data_parser, refuse
 from localhyper.export.data_files import read_rows, write_rows
 from localhyper.export.greedy import greedy_replies
@@ -53,11 +53,7 @@ def merge_lora(base: TorchBase, run: Path, recipe: TaskRecipe) -> None:
     Raises:
         ConfigError: The run has no checkpoint, or one of another shape.
     """
-    bank = LoraBank(recipe.hypernetwork)
-    try:
-        bank.load_state_dict(read_run(run)["hypernetwork"])
-    except RuntimeError as error:
-        raise ConfigError(f"{run} is no run of {recipe.name}: {str(error).splitlines()[-1].strip()}") from None
+    bank, _ = load_run(LoraBank(recipe.hypernetwork), run)
     with torch.no_grad():
         for name, pair in bank().items():
             for block in range(recipe.hypernetwork.blocks):

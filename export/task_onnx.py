@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from localhyper.atomic import atomic_path
 from localhyper.base_header import read_base_info
 from localhyper.engine import Activations, BaseModelInfo
-from localhyper.errors import ConfigError, HypernetworkError
-from localhyper.export.checkpoints import read_run, run_events, run_facts
+from localhyper.errors import HypernetworkError
+from localhyper.export.checkpoints import load_run, run_events
 from localhyper.export.lora_files import write_task_adapter
 from localhyper.export.onnx_bundle import HALF, PARITY, Parity, describe_base
 from localhyper.export.published_bundle import NET, export_program, round_weights, write_program
@@ -131,15 +131,8 @@ def load_task_run(recipe: TaskRecipe, run: Path) -> tuple[TaskHypernetwork | Lor
     Raises:
         ConfigError: The run has no checkpoint yet, or one of another recipe.
     """
-    state = read_run(run)
     made = LoraBank if recipe.task.way == "multitask" else TaskHypernetwork
-    net = made(recipe.hypernetwork)
-    try:
-        net.load_state_dict(state["hypernetwork"])
-    except RuntimeError as error:
-        what = str(error).splitlines()[-1].strip()
-        raise ConfigError(f"{run / 'checkpoint.pt'} does not fit the recipe: {what}") from None
-    return net, run_facts(state)
+    return load_run(made(recipe.hypernetwork), run)
 
 
 def make_task_card(recipe: TaskRecipe, run: Path, facts: dict[str, Any]) -> dict[str, Any]:
